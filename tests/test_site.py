@@ -1,0 +1,179 @@
+"The site builds offline, every link and anchor in it leads somewhere, no formula is blank, and a browser shows every page without complaint."
+import functools, http.server, json, os, re, shutil, subprocess, sys, threading
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pytest, yaml
+pytest.importorskip('smalldocs', reason='smalldocs, which builds the site, needs Python 3.11')
+
+import docs
+from conftest import LIB, NBS, PAGES, ROOT
+
+pytestmark = [pytest.mark.xdist_group('site'), pytest.mark.timeout(1200)]
+NAMES = [docs.page_name(p.with_suffix('.html').name) for p in PAGES]
+each_page = pytest.mark.parametrize('name', NAMES)
+
+class Page(HTMLParser):
+    "Ids, links, resources, pictures and text of one page."
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.resources, self.pictures, self.maths, self.titles, self.text, self.stack = [], [], [], [], [], [], '', []
+        self.source = path.read_text(encoding='utf-8'); self.feed(self.source)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs); self.ids += [a['id']] if 'id' in a else []
+        if tag not in ('img', 'link', 'meta', 'br', 'hr', 'input', 'source', 'wbr', 'col'): self.stack.append((tag, a.get('class') or ''))
+        if tag == 'a' and 'href' in a: self.links.append(a['href'])
+        if tag == 'link' and a.get('rel') in ('stylesheet', 'icon', 'preload'): self.resources.append(a['href'])
+        if tag in ('script', 'img', 'source', 'iframe') and a.get('src'): self.resources.append(a['src'])
+        if tag == 'img': self.pictures.append(a)
+        if tag == 'span' and 'math' in (a.get('class') or '').split(): self.maths.append('')
+        if tag == 'h1': self.titles.append('')
+    def handle_endtag(self, tag):
+        while self.stack and self.stack.pop()[0] != tag: pass
+    def handle_data(self, data):
+        tags = [t for t, _ in self.stack]
+        if 'math' in tags and self.maths: self.maths[-1] += data.strip()
+        elif not {'code', 'pre', 'script', 'style', 'math'} & set(tags): self.text += data
+        if 'h1' in tags: self.titles[-1] += data.strip()
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "The built site, as `make docs` builds it."
+    out = tmp_path_factory.mktemp('site')/'docs'
+    done = subprocess.run([sys.executable, str(ROOT/'tools'/'docs.py'), '--out', str(out)], cwd=ROOT, capture_output=True, text=True,
+                          env={k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'COV_CORE_SOURCE')})
+    assert done.returncode == 0, f'`make docs` failed:\n{done.stderr[-3000:]}'
+    return out
+
+@pytest.fixture(scope='session')
+def html(site): return {p.relative_to(site).as_posix(): Page(p) for p in site.rglob('*.html') if 'site_libs' not in p.parts}
+
+def test_every_notebook_is_a_page(html): assert sorted(html) == sorted(NAMES)
+
+def test_sidebar_lists_every_page():
+    "Pages and the reading order are the same set."
+    sections = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    listed = [c for s in sections for c in s['contents']]
+    assert [s['section'] for s in sections] == ['Start', 'Method', 'Experiments', 'Reference']
+    assert sorted(listed) == sorted(p.name for p in PAGES), 'nbs/sidebar.yml and the notebooks in nbs/ differ'
+
+def test_quarto_files_agree():
+    "nbdev looks for the configuration beside the notebooks, people at the top."
+    assert (NBS/'_quarto.yml').read_bytes() == (ROOT/'_quarto.yml').read_bytes()
+
+def broken(site, html, name):
+    "Links and resources of a page that lead nowhere, and resources that need the network."
+    page, out = html[name], []
+    for url in page.links + page.resources:
+        u = urlsplit(url)
+        if u.scheme in ('http', 'https', 'mailto', 'data') or u.netloc:
+            if url in page.resources and u.scheme != 'data': out.append(f'{url} (from the network)')
+            if 'ogm-distill.github.io' in u.netloc: out.append(f'{url} (a page of this site, by its public address)')
+            continue
+        target = (site/name).parent/unquote(u.path) if u.path else site/name
+        if not target.exists(): out.append(url); continue
+        dest = html.get(os.path.relpath(target, site).replace(os.sep, '/'))
+        if u.fragment and dest and unquote(u.fragment) not in dest.ids: out.append(f'{url} (no such anchor)')
+    return out
+
+@each_page
+def test_links_lead_somewhere(site, html, name):
+    assert len(html[name].links) > len(NAMES), 'the navigation is missing'
+    assert not (bad := broken(site, html, name)), f'{name}: {bad}'
+
+def test_styles_need_no_network(site):
+    for css in site.rglob('*.css'):
+        text = css.read_text(encoding='utf-8')
+        urls = [u for u in re.findall(r'url\(\s*["\']?([^"\')]+)', text) if not u.startswith(('data:', '#'))] + re.findall(r'@import\s+["\']([^"\']+)', text)
+        missing = [u for u in urls if u.startswith(('http', '//')) or not (css.parent/u.split('?')[0].split('#')[0]).exists()]
+        assert not missing, f'{css.relative_to(site)}: {missing}'
+
+@each_page
+def test_formulas_are_rendered(html, name):
+    "As MathML with something in it; no TeX is left in the text."
+    page = html[name]; written = '\n'.join(''.join(c['source']) for c in json.loads((NBS/source_of(name)).read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+    assert not [m for m in page.maths if not m], f'{name}: {page.maths.count("")} blank formulas'
+    if re.search(r'\$\$?[A-Za-z\\(]', re.sub(r'`[^`]*`', '', written)): assert page.maths, f'{name} has formulas in the notebook and none on the page'
+    assert not (left := re.findall(r'\\\(|\\\[|\$\$|\\(?:frac|mathbf|sum|top|text)\b', page.text)), f'{name}: TeX left in the text: {left}'
+
+def source_of(name): return next(p.name for p in PAGES if docs.page_name(p.with_suffix('.html').name) == name)
+
+@each_page
+def test_page_is_light_and_described(html, name):
+    page = html[name]; size = len(re.sub(r'data:image/[^"]+', '', page.source))
+    assert size < 300_000, f'{name}: {size//1000} kB without pictures'
+    assert len(page.titles) == 1 and page.titles[0], f'{name}: {page.titles}'
+    assert '<html lang="' in page.source and '<title>' in page.source
+    assert all(p.get('alt') for p in page.pictures), f'{name}: a picture without a description'
+    double = {i for i in page.ids if page.ids.count(i) > 1}
+    assert not double, f'{name}: ids used twice: {double}'
+
+def test_every_public_name_is_documented(html):
+    "nbdev's signature of each public function and class stands on the page of its module, at the anchor that nbdev's links use."
+    import ogm._modidx as idx
+    names = [(k.rpartition('.')[2], url) for mod in idx.d['syms'].values() for k, (url, file) in mod.items() if k.count('.') == 2]
+    public = [(n, url) for n, url in names if not n.startswith('_')]
+    assert public
+    missing = [url for n, url in public if url.split('#')[1] not in html[url.split('#')[0]].ids or f'{n}' not in html[url.split('#')[0]].source]
+    assert not missing, f'no heading for {missing}'
+    assert {p.stem for p in LIB.glob('[a-z]*.py')} <= {m.rpartition('.')[2] for m in idx.d['syms']}, 'ogm/_modidx.py is stale: nbdev_export'
+
+# ---- in a browser
+
+CHROMIUM = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+
+@pytest.fixture(scope='session')
+def address(site):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+
+@pytest.fixture(scope='session')
+def browser():
+    if not CHROMIUM: pytest.skip('no Chromium here: apt-get install chromium, or set CHROMIUM to a Chrome')
+    api = pytest.importorskip('playwright.sync_api')
+    with api.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield b
+        b.close()
+
+LOOK = '''() => { document.querySelectorAll('img').forEach(i => i.loading = 'eager');
+  return Promise.all([...document.images].map(i => i.complete || new Promise(r => { i.onload = i.onerror = r }))).then(() => ({
+    wide: document.documentElement.scrollWidth - window.innerWidth,
+    broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
+    blank: [...document.querySelectorAll('main math')].filter(m => !m.closest('details:not([open])')).filter(m => { const r = m.getBoundingClientRect(); return r.width < 2 || r.height < 4 }).map(m => m.textContent),
+    font: document.fonts.check('16px "STIX Two Math"'),
+    unseen: ['main', 'h1'].filter(s => !document.querySelector(s)?.getBoundingClientRect().height) })) }'''
+
+@pytest.mark.browser
+@pytest.mark.parametrize('width,scheme', [(1280, 'light'), (390, 'dark')])
+@each_page
+def test_page_in_a_browser(browser, address, html, name, width, scheme):
+    "No console message, no failed request, nothing wider than the window, no broken picture, no blank formula."
+    page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme); said = []
+    page.on('console', lambda m: said.append(m.text) if m.type in ('error', 'warning') else None)
+    page.on('pageerror', lambda e: said.append(str(e))); page.on('requestfailed', lambda r: said.append(f'failed: {r.url}'))
+    try:
+        page.goto(f'{address}/{name}', wait_until='load'); seen = page.evaluate(LOOK)
+        if width == 1280 and seen['wide'] <= 0 and html[name].maths: assert seen['font'], f'{name}: the font of the formulas did not load'
+    finally: page.close()
+    assert not said, f'{name} at {width} px: {said}'
+    assert seen['wide'] <= 0, f'{name} is {seen["wide"]} px wider than a window of {width} px'
+    assert not seen['broken'] and not seen['blank'] and not seen['unseen'], f'{name} at {width} px: {seen}'
+
+@pytest.mark.browser
+def test_search_and_dark_mode(browser, address):
+    "Search finds a function, and the switch turns the page dark."
+    page = browser.new_page(viewport=dict(width=1280, height=900), color_scheme='light')
+    try:
+        page.goto(f'{address}/index.html')
+        light = page.evaluate('getComputedStyle(document.body).backgroundColor')
+        page.evaluate('smalldocsToggleScheme()'); page.wait_for_timeout(300)
+        assert page.evaluate('getComputedStyle(document.body).backgroundColor') != light
+        page.keyboard.press('/'); page.keyboard.type('address_seed'); page.wait_for_selector('a[href*="core.html"] >> visible=true', timeout=5000)
+        assert 'core.html' in page.evaluate('[...document.querySelectorAll("a")].filter(a => a.offsetParent && /address_seed/.test(a.textContent)).map(a => a.href).join(" ")')
+    finally: page.close()

@@ -1,0 +1,126 @@
+"""Build the site into `_docs/` without Quarto and without the network: `python tools/docs.py [--out DIR] [--draft]`.
+
+nbdev processes the notebooks (signatures, links between names), smalldocs renders the pages from `_quarto.yml`, and the little that is
+left is done here: the page names that nbdev's links expect, formulas as MathML, pictures as files. Stops at the first broken link or formula."""
+import argparse, base64, hashlib, html, json, os, re, shutil, struct, sys, tempfile
+from pathlib import Path
+
+import math_core, yaml
+from fastcore.utils import working_directory
+from nbdev.config import get_config
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+from smalldocs.site import build
+
+ROOT = Path(__file__).resolve().parent.parent
+MATH = math_core.LatexToMathML(fancy_error=False, macros={'widetilde': r'\tilde{#1}', 'widehat': r'\hat{#1}', 'bm': r'\boldsymbol{#1}'})
+
+# ---- nbdev
+
+def process(workers):
+    "`_proc/`: what nbdev makes of the notebooks, made anew when the package or the settings changed, and without pages that are gone."
+    cfg = get_config(); cache = cfg.config_path/'_proc'; key = hashlib.sha256()
+    for f in [cfg.config_file, *sorted(cfg.lib_path.glob('*.py'))]: key.update(f.read_bytes())
+    mark = cache/'.key'; force = not mark.exists() or mark.read_text() != key.hexdigest()
+    refresh_quarto_yml()
+    proc_nbs(n_workers=workers, force=force)
+    for f in cache.rglob('*'):
+        if f.is_file() and f != mark and not (cfg.nbs_path/f.relative_to(cache)).exists(): f.unlink()
+    mark.write_text(key.hexdigest())
+    return cache
+
+# ---- page names: `04_polar.ipynb` becomes `polar.html`, the name in nbdev's links
+
+def page_name(name): return re.sub(r'^\d+[a-zA-Z0-9]*_', '', name)
+
+def rename_links(text, names):
+    "`text` with links to `names` in Markdown, HTML and YAML renamed to the page's own name."
+    return re.sub(r'(?<![\w/.-])(' + '|'.join(map(re.escape, sorted(names))) + r')(?=[)#"\'\s]|$)', lambda m: page_name(m[1]), text)
+
+def stage(proc, dest):
+    "Copies `_proc` to `dest` under the names that the site uses."
+    shutil.copytree(proc, dest, ignore=shutil.ignore_patterns('.key', '_docs', 'results'))
+    pages = {p.name for p in dest.glob('*.ipynb')}
+    for p in dest.glob('*.ipynb'):
+        nb = json.loads(p.read_text(encoding='utf-8'))
+        for c in nb['cells']:
+            if c['cell_type'] == 'markdown': c['source'] = rename_links(''.join(c['source']), pages)
+            for o in c.get('outputs', []):
+                if (md := o.get('data', {}).get('text/markdown')): o['data']['text/markdown'] = unlink_code(''.join(md))
+        p.unlink(); (dest/page_name(p.name)).write_text(json.dumps(nb), encoding='utf-8')
+    for p in dest.glob('*.yml'): p.write_text(rename_links(drop_missing(p.read_text(encoding='utf-8'), pages, p.name), pages), encoding='utf-8')
+
+def unlink_code(md):
+    "`md` without the links that nbdev puts into the comments of a signature, where they would be shown as typed."
+    return re.sub(r'^```.*?^```', lambda m: re.sub(r'\[(`[^`\n]+`)\]\([^)\n]*\)', r'\1', m[0]), md, flags=re.S|re.M)
+
+def drop_missing(text, pages, where):
+    "The YAML `text` without entries for notebooks that do not exist (yet), which are named on stderr."
+    def keep(x):
+        if isinstance(x, dict): return {k: keep(v) for k, v in x.items()}
+        if isinstance(x, list): return [keep(v) for v in x if not gone(v)]
+        return x
+    def gone(x):
+        href = x.get('href') if isinstance(x, dict) else x
+        missing = isinstance(href, str) and href.endswith('.ipynb') and href not in pages
+        if missing: print(f'{where}: no page {href} yet, left out', file=sys.stderr)
+        return missing
+    return yaml.safe_dump(keep(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
+
+# ---- what smalldocs leaves to scripts from a network
+
+def formula(m, page):
+    "One formula as MathML, with its number if it carries a `\\tag`."
+    block, tex = m[1] == 'display', html.unescape(m[2]).strip()
+    tex, tags = re.subn(r'\\tag\*?\{([^}]*)\}', '', tex); number = re.search(r'\\tag\*?\{([^}]*)\}', html.unescape(m[2]))
+    try: res = MATH.convert_with_local_state(tex, displaystyle=block)
+    except math_core.LatexError as e: sys.exit(f'{page}: cannot render the formula ${tex}$: {e}')
+
+    return f'<span class="math {m[1]}">' + (f'<span class="equation-number">({number[1]})</span>' if tags else '') + res + '</span>'
+
+def picture(m, out, alt='output of the code above'):
+    "One embedded picture as a file beside the page, with its size, so that the text does not jump."
+    data = base64.b64decode(m[1]); name = f'pictures/{hashlib.sha256(data).hexdigest()[:16]}.png'
+    (out/'pictures').mkdir(exist_ok=True); (out/name).write_bytes(data)
+    w, h = struct.unpack('>II', data[16:24])
+    return f'<img alt="{alt}" src="{name}" width="{w}" height="{h}" loading="lazy"'
+
+def finish(out, base):
+    "Formulas, pictures, tables that scroll, and links from name to name made relative, in every page of `out`."
+    pages = {p.name: p.read_text(encoding='utf-8') for p in out.glob('*.html')}
+    ids = {n: set(re.findall(r'\bid="([^"]+)"', t)) for n, t in pages.items()}
+    def link(m):
+        page, _, frag = m[1].partition('#')
+        while frag and frag not in ids.get(page, {frag}) and '.' in frag: frag = frag.rpartition('.')[0] # a method has no heading: its class has
+        return f'href="{page}{"#"+frag if frag else ""}"'
+    for n, t in pages.items():
+        t = re.sub(r'<(?:link|script)\b[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?', '', t)
+        t = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', lambda m: formula(m, n), t, flags=re.S)
+        t = re.sub(r'<img (?:class="[^"]*" )?src="data:image/png;base64,([^"]+)"', lambda m: picture(m, out), t)
+        t = re.sub(rf'href="{re.escape(base)}/([^"]*)"', link, t)
+        t = re.sub(r'(<table\b.*?</table>)', r'<div class="table-scroll">\1</div>', t, flags=re.S)
+        (out/n).write_text(t, encoding='utf-8')
+    for p in out.rglob('*.css'): # themes ask Google for their fonts
+        css = p.read_text(encoding='utf-8'); p.write_text(re.sub(r'@import\s*(?:url\([^)]*\)|"[^"]*"|\'[^\']*\')\s*;?', '', css), encoding='utf-8')
+
+def main(out=None, workers=2, draft=False):
+    cfg = get_config(); out = Path(out or cfg.doc_path).resolve()
+    base = cfg.doc_host.rstrip('/') + cfg.doc_baseurl.rstrip('/')
+    proc = process(workers)
+    with tempfile.TemporaryDirectory() as tmp:
+        src = Path(tmp)/'site'; stage(proc, src)
+        site = build(src, quiet=True)
+        ignored = re.compile(r'output-file|commonmark|enabled|resources')
+        problems = [w for w in site.warnings if not ignored.search(w)]
+        if problems and not draft: sys.exit('\n'.join(problems))
+        finish(site.out, base)
+        (site.out/'.nojekyll').touch()
+        shutil.rmtree(out, ignore_errors=True); shutil.copytree(site.out, out)
+    print(f'{len(list(out.glob("*.html")))} pages in {os.path.relpath(out)}')
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--out', help='folder to write, default _docs'); p.add_argument('--workers', type=int, default=2)
+    p.add_argument('--draft', action='store_true', help='build in spite of links to pages that do not exist yet')
+    args = p.parse_args()
+    with working_directory(ROOT): main(args.out, args.workers, args.draft)
