@@ -6,7 +6,6 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 export OMP_NUM_THREADS ?= 1
-export PYTHONPATH := $(CURDIR)
 
 .PHONY: help demo test docs readme lab prepare clean
 help:

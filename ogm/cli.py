@@ -46,7 +46,7 @@ def get_teacher(source, spec, arch, epochs, seed, device, work): # as the option
     from ogm.models import load_teacher
     from ogm.training import fit_teacher
     if spec: make = lambda: load_teacher(spec, source, arch, device=device)
-    else: make = lambda: fit_teacher(source, arch, epochs=epochs, seed=seed, device=device, checkpoint=work/'teacher.ckpt')
+    else: make = lambda: fit_teacher(source, arch, epochs=epochs, seed=seed, device=device, checkpoint=work/'teacher.ckpt', verbose=True)
     return kept(work/'teacher.safetensors', make, lambda t, f: t.save(f), lambda f: load_teacher(f, source, device=device)).to(device)
 
 def get_start(source, teacher, init, ipc, factor, seed, device, work): # as the options of `distill` say
@@ -55,10 +55,10 @@ def get_start(source, teacher, init, ipc, factor, seed, device, work): # as the 
     from ogm.core import OgmError, load_tensors, save_tensors
     from ogm.distilled import DistilledSet
     from ogm.rded import noise_set, random_set, rded
-    kw = dict(factor=factor, size=teacher.size, mean=teacher.mean, std=teacher.std, seed=seed)
+    kw = dict(factor=factor or 1, teacher=teacher, seed=seed)
     if init not in (kinds := ('rded', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
     make = dict(rded=lambda: rded(source, teacher, ipc, factor, seed=seed, device=device), noise=lambda: noise_set(source, ipc, **kw),
-                random=lambda: random_set(source, ipc, **kw | dict(factor=factor or 1)))[init]
+                random=lambda: random_set(source, ipc, **kw))[init]
     save = lambda d, f: save_tensors(f, dict(images=d.images, labels=d.labels), factor=d.factor, config=d.config)
     def load(f):
         t, m = load_tensors(f)
@@ -237,7 +237,7 @@ def demo(out:str='runs/demo', # run directory
         ds = run_distill(src, out/f'ipc{ipc}', data='digits', arch='convnet2-w32', teacher=file, ipc=ipc, iters=iters, device=device, overwrite=True)
         file = out/f'ipc{ipc}'/'work'/'teacher.safetensors'; teacher = load_teacher(file, src)
         start = get_start(src, teacher, 'rded', ipc, None, 0, device, out/f'ipc{ipc}'/'work')
-        sets = {'Random': random_set(src, ipc, size=teacher.size, mean=teacher.mean, std=teacher.std), 'RDED': start, 'OGM': ds}
+        sets = {'Random': random_set(src, ipc, teacher=teacher), 'RDED': start, 'OGM': ds}
         if ipc == int(ipcs.split(',')[0]): print(f'{teacher}')
         for name, d in sets.items():
             row = rows.setdefault(name, {})

@@ -132,7 +132,8 @@ class Split:
                    )->'Split': # a split in memory
         "A split of images in memory. Raises `OgmError` when shape, type or labels do not fit."
         labels = torch.as_tensor(labels, dtype=torch.long)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3: raise OgmError(f'images must be uint8 (n, 3, h, w), not {images.dtype} {tuple(images.shape)}')
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise OgmError(f'images must be uint8 (n, 3, h, w), not {images.dtype} {tuple(images.shape)}')
         if len(images) != len(labels): raise OgmError(f'{len(images)} images, but {len(labels)} labels')
         _in_range(labels, len(classes), 'labels'); return cls(labels, classes, ids, images)
 
@@ -148,13 +149,13 @@ class Split:
         out = Split(self.labels[idx], self.classes, self.ids, None if self.lazy else self.images[idx], self.store, self.rows[idx])
         out._cache = {s: t[idx] for s, t in self._cache.items()}; return out
 
-# %% ../nbs/01_data.ipynb #6b72358f
+# %% ../nbs/01_data.ipynb #76da79e5
 def _in_range(labels, n, where):
     "Raise unless all labels lie in 0 .. n-1."
     bad = ((labels < 0) | (labels >= n)).nonzero()
     if len(bad): raise OgmError(f'{where}: label {int(labels[bad[0]])} in row {int(bad[0])} is out of range, for {n} classes are known (0 to {n-1})')
 
-# %% ../nbs/01_data.ipynb #0b723339
+# %% ../nbs/01_data.ipynb #bcccf747
 @patch
 def tensor(self:Split, size:int, # side, px
           )->torch.Tensor: # uint8 (n, 3, size, size)
@@ -175,7 +176,7 @@ def _decoded(self:Split, size, batch_size, idx, workers=None):
         if bad := next(filter(None, told), None): raise OgmError(bad)
         yield batch
 
-# %% ../nbs/01_data.ipynb #10166675
+# %% ../nbs/01_data.ipynb #e65cdbd6
 @patch
 def batches(self:Split, size:int, # side, px
             batch_size:int, # images a batch; the last may have fewer
@@ -189,7 +190,7 @@ def batches(self:Split, size:int, # side, px
     x = self.tensor(size) if self.lazy or size in self._cache else self.images
     for r in idx.split(batch_size): yield fit_square(x[r], size), self.labels[r]
 
-# %% ../nbs/01_data.ipynb #5e1c07e4
+# %% ../nbs/01_data.ipynb #84cf0708
 @patch
 def sample(self:Split, ipc:int, # images per class
            seed:int=0, # the run's seed
@@ -201,7 +202,7 @@ def sample(self:Split, ipc:int, # images per class
     pick = [r[torch.randperm(len(r), generator=rng(seed, 'sample', c))[:ipc]] for c, r in enumerate(rows)]
     return self.subset(torch.stack(pick, 1).flatten())
 
-# %% ../nbs/01_data.ipynb #4347b750
+# %% ../nbs/01_data.ipynb #0dec0ebd
 @dataclass(repr=False)
 class Source:
     "Train and validation images of the same classes."
@@ -239,7 +240,7 @@ def _suggest(split):
     if len(set(shapes)) == 1 and shapes[0] == (side, side) and side <= 64: return side
     return max((s for s in (32, 64, 128, 224) if s <= side), default=side)
 
-# %% ../nbs/01_data.ipynb #86c53e03
+# %% ../nbs/01_data.ipynb #916cdee8
 def _native(split, shape):
     "(uint8 (n, 3, *shape), complaint or None for each image), or None as soon as an image has another shape."
     out, told = torch.empty(len(split), 3, *shape, dtype=torch.uint8), [None]*len(split)
@@ -250,7 +251,7 @@ def _native(split, shape):
         out[i] = x
     return out, told
 
-# %% ../nbs/01_data.ipynb #6fb44f28
+# %% ../nbs/01_data.ipynb #b8374aeb
 def _fitted(split, size):
     "(uint8 (n, 3, size, size), complaint or None for each image), by worker processes."
     out, told = torch.empty(len(split), 3, size, size, dtype=torch.uint8), []
@@ -270,7 +271,7 @@ def _read_all(split, size):
     bad = [t for t in told if t]
     return split.subset([i for i, t in enumerate(told) if t is None]) if bad else split, bad
 
-# %% ../nbs/01_data.ipynb #0385cea2
+# %% ../nbs/01_data.ipynb #c9a66a71
 def stratified(split:Split, # everything there is
                fraction:float, # part of each class to hold out, 0 to 1 (exclusive)
                seed:int=0, # the run's seed
@@ -283,7 +284,7 @@ def stratified(split:Split, # everything there is
         held[rows[torch.randperm(n, generator=rng(seed, 'split', name))[:min(n-1, max(1, round(n*fraction)))]]] = True
     return split.subset((~held).nonzero()[:, 0]), split.subset(held.nonzero()[:, 0])
 
-# %% ../nbs/01_data.ipynb #5c3750f4
+# %% ../nbs/01_data.ipynb #c136d40b
 def _finish(name, train, val, size, fraction, seed, strict):
     "Checked `Source` from raw splits (`val` may be None)."
     size = size or _suggest(train)
@@ -299,13 +300,13 @@ def _finish(name, train, val, size, fraction, seed, strict):
     if val is None: train, val = stratified(train, fraction, seed)
     return Source(name, train, val, size)
 
-# %% ../nbs/01_data.ipynb #b16f89a9
+# %% ../nbs/01_data.ipynb #f9883c54
 def _digits():
     from sklearn.datasets import load_digits
     d = load_digits(); x = torch.from_numpy(d.images*255/16).round().to(torch.uint8)
     return Split.from_tensor(x[:, None].expand(-1, 3, -1, -1).contiguous(), d.target, [str(n) for n in d.target_names]), None
 
-# %% ../nbs/01_data.ipynb #09b738a1
+# %% ../nbs/01_data.ipynb #b2bfa895
 def _cifar(name, root):
     from torchvision import datasets
     root = Path(root or os.environ.get('OGM_DATA') or Path.home()/'.cache'/'ogm'); make = getattr(datasets, name.upper())
@@ -317,7 +318,7 @@ def _cifar(name, root):
     except Exception as e:
         raise OgmError(f"{name!r} is neither in {str(root)!r} nor downloadable ({' '.join(str(e).split())[:120]}): put it there, or set OGM_DATA") from e
 
-# %% ../nbs/01_data.ipynb #0fd317c7
+# %% ../nbs/01_data.ipynb #a1d43d91
 SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif'.split())
 VAL_NAMES = ('val', 'valid', 'validation', 'dev', 'test')  # in order of preference
 _WNID = re.compile(r'(n\d{8})(?:[_\- ](.+))?')
@@ -333,7 +334,7 @@ def _names(names):
     ids, classes = zip(*map(wordnet, names)); known = None not in ids and len(set(ids)) == len(ids)
     return (list(classes), list(ids)) if known else (list(names), None)
 
-# %% ../nbs/01_data.ipynb #99c0a057
+# %% ../nbs/01_data.ipynb #629ebbdc
 def _dirs(path): return sorted((p for p in path.iterdir() if p.is_dir() and p.name[0] != '.' and p.name != '__MACOSX'), key=lambda p: p.name)
 
 def _images(path):
@@ -357,18 +358,20 @@ def _class_split(path, root, like=None, names=None):
     labels = [at[key(n)] for n, fs in files.items() for _ in fs]
     return Split(labels, *(names or _names(folders)), store=_Files([f for fs in files.values() for f in fs], root))
 
-# %% ../nbs/01_data.ipynb #d46b436b
+# %% ../nbs/01_data.ipynb #91bf3bc0
 def _folder(path):
     "(train, val or None) of a directory of class folders."
     sub = {d.name.lower(): d for d in _dirs(path)}
     train = next((sub[n] for n in ('train', 'training') if n in sub), None)
     if train is not None and set(sub) <= {'train', 'training', *VAL_NAMES} and _dirs(train):
         val = next((sub[n] for n in VAL_NAMES if n in sub and _dirs(sub[n])), None); names = [d.name for d in _dirs(train)]
-        if val is None and len(sub) > 1: warnings.warn(f'{path.name}: no class folders in {", ".join(sorted(set(sub)-{"train", "training"}))}; a part of {train.name} is held out', stacklevel=5)
+        if val is None and len(sub) > 1:
+            rest = ', '.join(sorted(set(sub) - {'train', 'training'}))
+            warnings.warn(f'{path.name}: no class folders in {rest}; a part of {train.name} is held out', stacklevel=5)
         return _class_split(train, path), _class_split(val, path, names) if val is not None else None
     if not sub:
-        n = len(_images(path))
-        raise OgmError(f'{str(path)!r} ' + (f'holds {n} images but no class folders: put those of each class into a folder of its own' if n else 'holds no images: give a folder of class folders'))
+        n = len(_images(path)); some = f'holds {n} images but no class folders: put those of each class into a folder of its own'
+        raise OgmError(f'{str(path)!r} ' + (some if n else 'holds no images: give a folder of class folders'))
     if loose := [p for p in path.iterdir() if p.is_file() and p.name[0] != '.' and p.suffix.lower() in SUFFIXES]:
         warnings.warn(f'{path.name}: {len(loose)} images outside any class folder ignored, e.g. {loose[0].name}', stacklevel=5)
     return _class_split(path, path), None
@@ -382,7 +385,7 @@ def _run(path):
     if not (isinstance(classes, list) and len(classes) == len(dirs)): classes, ids = _names(plain) if dirs else ([], None)
     return _class_split(path/'images', path, names=(classes, ids if isinstance(ids, list) and len(ids) == len(dirs) else None))
 
-# %% ../nbs/01_data.ipynb #4ec35a0d
+# %% ../nbs/01_data.ipynb #e58abd28
 IMAGE_COLUMNS = ('image', 'img', 'images', 'picture')
 LABEL_COLUMNS = ('label', 'class_id', 'fine_label', 'labels', 'class', 'target')
 
@@ -398,7 +401,7 @@ def _holds_image(f):
 
 def _holds_label(f): return hasattr(f, 'names') or bool(re.fullmatch(r'u?int\d+|(large_)?string', str(getattr(f, 'dtype', ''))))
 
-# %% ../nbs/01_data.ipynb #e9ebcb26
+# %% ../nbs/01_data.ipynb #b56c1b2a
 def _arrow(ds, column): return ds.select_columns([column]).with_format('arrow')[:].column(0)
 
 def _no_null(col, what, where):
@@ -406,12 +409,13 @@ def _no_null(col, what, where):
     import pyarrow as pa, pyarrow.compute as pc
     null = pc.is_null(col)
     if pa.types.is_struct(col.type):
-        for k, f in enumerate(f for f in col.type if f.name in ('bytes', 'path')):
-            deep = pc.is_null(pc.struct_field(col, f.name)); both = deep if k == 0 else pc.and_(both, deep)
+        both, *more = [pc.is_null(pc.struct_field(col, f.name)) for f in col.type if f.name in ('bytes', 'path')]
+        for m in more: both = pc.and_(both, m)
         null = pc.or_(null, both)
-    if n := pc.sum(null).as_py(): raise OgmError(f'{where}: {n} row{"s" if n > 1 else ""} without {what}, first row {pc.index(null, True).as_py()}: fill or drop them')
+    if n := pc.sum(null).as_py():
+        raise OgmError(f'{where}: {n} row{"s" if n > 1 else ""} without {what}, first row {pc.index(null, True).as_py()}: fill or drop them')
 
-# %% ../nbs/01_data.ipynb #c0f0f1ca
+# %% ../nbs/01_data.ipynb #a2831af8
 def _as_numbers(labels, names, like, where):
     "(long labels, names of the classes) from integers or texts; `like` are the names of the training part."
     if isinstance(labels[0], str):
@@ -419,7 +423,8 @@ def _as_numbers(labels, names, like, where):
         if new := set(labels) - set(names): raise OgmError(f'{where}: class {min(new)!r} does not occur in the training part: add it there, or remove it')
         labels = [at[l] for l in labels]
     names = names or like or [str(i) for i in range(max(labels)+1)]
-    if like and names != like: raise OgmError(f'{where}: its classes ({", ".join(names[:3])}, …) are not those of the training part ({", ".join(like[:3])}, …)')
+    if like and names != like:
+        raise OgmError(f'{where}: its classes ({", ".join(names[:3])}, …) are not those of the training part ({", ".join(like[:3])}, …)')
     return torch.tensor(labels), names
 
 def _table(ds, where, like=None):
@@ -433,7 +438,7 @@ def _table(ds, where, like=None):
     _in_range(labels, len(names), where)
     return Split(labels, *_names(names), store=_Rows(ds.select_columns([img]), where)), names
 
-# %% ../nbs/01_data.ipynb #7b2b3981
+# %% ../nbs/01_data.ipynb #1e229ad6
 def _parts(names):
     "Sort names into ('train' -> list, 'val' -> list) by the words in them; the unmarked ones train."
     words = {n: set(re.findall('[a-z]+', n.lower())) for n in names}
@@ -453,7 +458,7 @@ def _parquet(files):
     try: return datasets.Dataset(table)
     except Exception: return datasets.Dataset(table.replace_schema_metadata(None))    # metadata of another version: do without
 
-# %% ../nbs/01_data.ipynb #ec7c3177
+# %% ../nbs/01_data.ipynb #0af546f4
 def _tables(path):
     "(train, val or None) of a parquet file or a directory of them."
     files = [path] if path.is_file() else sorted(p for p in path.rglob('*.parquet') if p.name[0] != '.')
@@ -478,7 +483,7 @@ def _hub(x):
         raise OgmError(f"{x!r} could not be loaded ({type(e).__name__}: {' '.join(str(e).split())[:150]}): check the name and the network") from e
     return _dataset(ds, x)
 
-# %% ../nbs/01_data.ipynb #dca78739
+# %% ../nbs/01_data.ipynb #b382acf9
 def _open_path(path):
     "(train, val or None) of whatever lies at `path`."
     if path.is_file():
@@ -491,7 +496,7 @@ def _open_path(path):
         return _dataset(ds, path.name)
     return _tables(path) if any(path.rglob('*.parquet')) and not _images(path) else _folder(path)
 
-# %% ../nbs/01_data.ipynb #b382acf9
+# %% ../nbs/01_data.ipynb #ace28c78
 def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', a folder, a parquet file, a saved dataset, or a `Source`
                 *, size:int|None=None, # side to work at, px; None suggests one
                 val_fraction:float=0.2, # part of each class held out where there is no validation part

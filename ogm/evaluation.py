@@ -13,7 +13,7 @@ import torch
 from .core import OgmError, pick_device, provenance, rank, read_json, seeded, write_json
 from .data import Split
 from .distilled import DistilledSet
-from .models import build, match_classes
+from .models import build
 from .training import get_recipe, train
 
 # %% ../nbs/13_evaluation.ipynb #e4554fea
@@ -43,9 +43,10 @@ def same_order(ds, # has .classes and .ids: what the labels of the training imag
                val:Split, # evaluation images
               ): # returns nothing
     "Raises `OgmError` when the classes of the two are not the same in the same order."
-    cols, how = match_classes(ds, val)
-    if cols != list(range(len(ds.classes))) or len(cols) != len(val.classes):
-        raise OgmError(f'the set has classes {list(ds.classes)[:3]}…, the validation images {list(val.classes)[:3]}…: same classes, same order are needed')
+    have, want = (ds.ids, val.ids) if ds.ids and val.ids else (ds.classes, val.classes)
+    have, want = [str(c) for c in have], [str(c) for c in want]
+    nameless = len(have) == len(want) and set(have) != set(want) and [str(i) for i in range(len(have))] in (have, want)
+    if have != want and not nameless: raise OgmError(f'the set has classes {have[:3]}…, the validation images {want[:3]}…: same classes, same order are needed')
 
 def default_arch(ds, teacher=None): # the teacher's, else what the set remembers, else by size
     "The student when none is named: the network that the set was made with."

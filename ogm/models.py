@@ -12,6 +12,7 @@ from pathlib import Path
 import torch, torchvision
 from torch import nn
 from torch.func import functional_call
+from fastcore.basics import patch
 from .core import OgmError, load_tensors, rng, save_tensors
 
 # %% ../nbs/03_models.ipynb #f73f576b
@@ -103,7 +104,15 @@ def denormalize(x:torch.Tensor, # float (..., 3, h, w)
     return ((x.detach().float()*_rgb(std, x) + _rgb(mean, x))*255).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/03_models.ipynb #209bf7e1
-class Teacher(nn.Module):
+class _Pixels: # for a module that has .mean, .std and .device
+    def normalize(self, images): return normalize(images, self.mean, self.std)
+    def denormalize(self, x): return denormalize(x, self.mean, self.std)
+    def bounds(self)->tuple: # (lo, hi), each float (1, 3, 1, 1)
+        "Black and white as the network sees them."
+        return tuple(self.normalize(torch.full((1, 3, 1, 1), v, dtype=torch.uint8, device=self.device)) for v in (0, 255))
+
+# %% ../nbs/03_models.ipynb #2c7f62b5
+class Teacher(_Pixels, nn.Module):
     "A frozen network with all that is needed to use it rightly."
     def __init__(self,
                  net:nn.Module, # (b, 3, size, size) -> (b, number of logits)
@@ -126,33 +135,16 @@ class Teacher(nn.Module):
     def forward(self, x): # normalised float (b, 3, size, size) -> logits (b, n_classes)
         out = self.net(x)
         return out if self.columns is None else out[:, self.columns]
-    def normalize(self, images): return normalize(images, self.mean, self.std)
-    def denormalize(self, x): return denormalize(x, self.mean, self.std)
     @property
     def n_classes(self): return len(self.classes)
     @property
     def device(self): return next((t.device for t in [*self.net.parameters(), *self.net.buffers()]), torch.device('cpu'))
-    def bounds(self): # -> (lo, hi), each (1, 3, 1, 1): what black and white look like to the net
-        return tuple(self.normalize(torch.full((1, 3, 1, 1), v, dtype=torch.uint8, device=self.device)) for v in (0, 255))
-    def _meta(self):
-        return dict(format='ogm-teacher', arch=self.arch, size=self.size, mean=self.mean, std=self.std, classes=self.classes, ids=self.ids,
-                    accuracy=self.accuracy, n_logits=self.n_logits, columns=None if self.columns is None else self.columns.tolist())
-    def save(self, path): # safetensors with all of the above in its header
-        save_tensors(path, self.net.state_dict(), **self._meta())
-    def sha256(self)->str: # of everything that decides its answers
-        "Fingerprint of the weights, the normalisation and the class list."
-        h = hashlib.sha256(json.dumps({k: v for k, v in self._meta().items() if k != 'accuracy'}).encode())
-        for k, v in sorted(self.net.state_dict().items()):
-            h.update(k.encode()); h.update(v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return h.hexdigest()
     def __repr__(self):
         acc = 'unknown' if self.accuracy is None else f'{self.accuracy:.1%}'
-        return f'Teacher {self.arch}, {self.size} px, {self.n_classes} classes ({", ".join(self.classes[:3])}{", …" if self.n_classes > 3 else ""}), accuracy {acc}'
-    def aligned(self, source):
-        "This teacher with its logits in the order of `source`'s classes: see `align`."
-        return align(self, source)
+        names = ', '.join(self.classes[:3]) + (', …' if self.n_classes > 3 else '')
+        return f'Teacher {self.arch}, {self.size} px, {self.n_classes} classes ({names}), accuracy {acc}'
 
-# %% ../nbs/03_models.ipynb #4fee83a9
+# %% ../nbs/03_models.ipynb #914a1c92
 def _plain(name): return re.sub(r'[\s_-]+', ' ', str(name).split(',')[0]).strip().lower()
 
 def _numbered(names): return list(names) == [str(i) for i in range(len(names))]
@@ -162,7 +154,7 @@ def _mismatch(have, want, kind):
     return OgmError(f'teacher and source disagree about the classes: of the source\'s {len(want)} {kind} the teacher does not know {less[:3]}, '
                     f'of the teacher\'s {len(have)} the source has not {more[:3]}; give a teacher trained on these classes')
 
-# %% ../nbs/03_models.ipynb #096306cf
+# %% ../nbs/03_models.ipynb #7f096415
 def _find(have, want, kind):
     if have == want: return list(range(len(have)))
     if any(c not in have for c in want): raise _mismatch(have, want, kind)
@@ -179,23 +171,25 @@ def match_classes(teacher, # has .classes and .ids
     if have != want and len(have) == len(want) and (_numbered(have) or _numbered(want)): return list(range(len(have))), 'positions'
     return _find(have, want, 'names'), 'names'
 
-# %% ../nbs/03_models.ipynb #71727d39
+# %% ../nbs/03_models.ipynb #79ec814d
 @torch.no_grad()
 def check_teacher(teacher, # a `Teacher` whose columns are in the order of the split's labels
                   split, # labelled images
                   n:int=256, # images to look at, at most
                   seed:int=0, # which ones
-                 )->float: # share of right answers, 0..1
+                   )->float: # share of right answers, 0..1
     "Accuracy of `teacher` on a sample of `split`; warns when it is near chance, or below half of what the teacher reached."
     rows = torch.randperm(len(split), generator=rng(seed, 'check teacher'))[:n]
-    right = sum((teacher(teacher.normalize(x.to(teacher.device))).argmax(1).cpu() == y.cpu()).sum().item() for x, y in split.batches(teacher.size, 64, rows))
+    answer = lambda x: teacher(teacher.normalize(x.to(teacher.device))).argmax(1).cpu()
+    right = sum((answer(x) == y.cpu()).sum().item() for x, y in split.batches(teacher.size, 64, rows))
     acc, chance = right/len(rows), 1/teacher.n_classes
     floor = max(chance + 3*(chance*(1 - chance)/len(rows))**.5, (teacher.accuracy or 0)/2)
     if acc < floor:
-        warnings.warn(f'the teacher {teacher.arch} gets {acc:.1%} of {len(rows)} images right, chance is {chance:.1%}: are its classes in the same order as the source\'s?', stacklevel=2)
+        warnings.warn(f'the teacher {teacher.arch} gets {acc:.1%} of {len(rows)} images right, chance is {chance:.1%}: '
+                      'are its classes in the same order as the source\'s?', stacklevel=2)
     return acc
 
-# %% ../nbs/03_models.ipynb #2ce8f43f
+# %% ../nbs/03_models.ipynb #6ba85cc6
 def align(teacher:Teacher, # any teacher
           source, # a `Source`, or a pair (classes, ids)
          )->Teacher: # the same network, logits in the order of the source's classes
@@ -204,15 +198,41 @@ def align(teacher:Teacher, # any teacher
     if isinstance(source, tuple): source = _Names(*source)
     cols, how = match_classes(teacher, source)
     full = list(range(teacher.n_classes)) if teacher.columns is None else teacher.columns.tolist()
-    out = Teacher(teacher.net, teacher.arch, teacher.size, teacher.mean, teacher.std, source.classes, source.ids or (teacher.ids and [teacher.ids[c] for c in cols]),
+    ids = source.ids or (teacher.ids and [teacher.ids[c] for c in cols])
+    out = Teacher(teacher.net, teacher.arch, teacher.size, teacher.mean, teacher.std, source.classes, ids,
                   teacher.accuracy, [full[c] for c in cols], teacher.n_logits).to(teacher.device)
     if how != 'ids' and val is not None and len(val): check_teacher(out, val)
     return out
 
+@patch
+def aligned(self:Teacher, source)->Teacher: # as for `align`
+    "This teacher with its logits in the order of `source`'s classes: see `align`."
+    return align(self, source)
+
 class _Names:
     def __init__(self, classes, ids=None): self.classes, self.ids = classes, ids
 
-# %% ../nbs/03_models.ipynb #cebdc833
+# %% ../nbs/03_models.ipynb #c5227f64
+@patch
+def _meta(self:Teacher):
+    cols = None if self.columns is None else self.columns.tolist()
+    return dict(format='ogm-teacher', arch=self.arch, size=self.size, mean=self.mean, std=self.std, classes=self.classes, ids=self.ids,
+                accuracy=self.accuracy, n_logits=self.n_logits, columns=cols)
+
+@patch
+def save(self:Teacher, path): # a .safetensors file
+    "Weights, normalisation, size, classes and ids in one file."
+    save_tensors(path, self.net.state_dict(), **self._meta())
+
+@patch
+def sha256(self:Teacher)->str: # 64 hexadecimal digits
+    "Fingerprint of the weights, the normalisation and the class list."
+    h = hashlib.sha256(json.dumps({k: v for k, v in self._meta().items() if k != 'accuracy'}).encode())
+    for k, v in sorted(self.net.state_dict().items()):
+        h.update(k.encode()); h.update(v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()
+
+# %% ../nbs/03_models.ipynb #e3209a54
 def _read_pth(path):
     try:
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); state = torch.load(path, map_location='cpu', weights_only=True)
@@ -224,7 +244,7 @@ def _read_pth(path):
         raise OgmError(f'{str(path)!r} holds no state dict: save net.state_dict()')
     return {k.removeprefix('module.'): v for k, v in state.items()}
 
-# %% ../nbs/03_models.ipynb #c5227f64
+# %% ../nbs/03_models.ipynb #38450230
 def _fill(net, state, arch, size, path):
     try: net.load_state_dict(state)
     except RuntimeError as e: raise OgmError(f'{str(path)!r} does not fit {arch} at {size} px: {" ".join(str(e).split())[:200]}') from e
@@ -234,7 +254,7 @@ def _lines(ids): # a list, or a text file with one id a line
     try: return Path(ids).read_text().split() if isinstance(ids, (str, Path)) else ids
     except OSError as e: raise OgmError(f'cannot read the class ids in {str(ids)!r}: {e.strerror}') from e
 
-# %% ../nbs/03_models.ipynb #e3209a54
+# %% ../nbs/03_models.ipynb #c170a4cc
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, ids=None):
@@ -248,7 +268,7 @@ def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, id
     return Teacher(net, arch, size, mean or meta.get('mean') or IMAGENET['mean'], std or meta.get('std') or IMAGENET['std'],
                    classes or range(n), ids, meta.get('accuracy'), meta.get('columns'), n)
 
-# %% ../nbs/03_models.ipynb #38450230
+# %% ../nbs/03_models.ipynb #15abbc84
 def _weights(name, which):
     try: every = torchvision.models.get_model_weights(name)
     except ValueError: raise _unknown(name) from None
@@ -257,7 +277,8 @@ def _weights(name, which):
 
 def _from_torchvision(name, which=None, size=None, mean=None, std=None, classes=None, ids=None):
     w = _weights(name, which); t = w.transforms(); kw = dict(aux_logits=False) if name in ('googlenet', 'inception_v3') else {}
-    if not hasattr(t, 'crop_size') or 'categories' not in w.meta: raise OgmError(f'torchvision:{name} does not classify images: choose one like torchvision:resnet18')
+    if not hasattr(t, 'crop_size') or 'categories' not in w.meta:
+        raise OgmError(f'torchvision:{name} does not classify images: choose one like torchvision:resnet18')
     try: net = torchvision.models.get_model(name, weights=w, **kw)
     except OSError as e: raise OgmError(f'cannot fetch the weights {w} ({e}): download them first or give a .pth file') from e
     mean, std = mean or t.mean, std or t.std
@@ -265,7 +286,7 @@ def _from_torchvision(name, which=None, size=None, mean=None, std=None, classes=
     acc = w.meta.get('_metrics', {}).get('ImageNet-1K', {}).get('acc@1')
     return Teacher(net, name, size or t.crop_size[0], mean, std, classes or w.meta['categories'], _lines(ids), acc and acc/100)
 
-# %% ../nbs/03_models.ipynb #2bf5a276
+# %% ../nbs/03_models.ipynb #34197020
 def load_teacher(spec, # 'torchvision:NAME[.WEIGHTS]', a .safetensors or .pth file, or a `Teacher`
                  source=None, # a `Source` to align with; None leaves the classes as they are
                  arch:str=None, # needed for .pth files

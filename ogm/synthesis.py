@@ -98,6 +98,7 @@ class Synthesis:
         self.teacher, self.start, self.s, self.device = teacher.to(device), start, settings, torch.device(device)
         self.layers, (self.lo, self.hi) = conv_layers(teacher.net, settings.layers), self.teacher.bounds()
         if missing := [n for n in self.layers if n not in target]: raise OgmError(f'the real target lacks layer {missing[0]!r}: compute it with the same layers')
+        if bad := [n for n in self.layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
         self.target = orient({n: target[n].to(device) for n in self.layers}, settings.eps, settings.orthogonal)
         self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
         self.load_batch()
@@ -134,17 +135,17 @@ def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
     logits, G = self.gradients()
-    loss, ce, d = ogm_loss(logits, self.y, G, self.target, self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, parts=True)
+    try: loss, ce, d = ogm_loss(logits, self.y, G, self.target, self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, parts=True)
+    except OgmError as e: raise OgmError(self.diagnose(G) or str(e)) from e
     self.adam.zero_grad(); loss.backward()
-    with torch.no_grad(): bad = any_rank(not (loss + self.x.grad.sum()).isfinite())
-    if bad: raise OgmError(self.diagnose(G, ce, d))
+    if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose(G) or self.where('in the loss or its derivative'))
     self.adam.step(); self.x.data.clamp_(self.lo, self.hi)
     self.t += 1
     return ce.detach(), d.detach(), G
 
-def _diagnose(self, G, ce, d):
-    where = next((f'in layer {n!r}' for n, g in G.items() if not g.isfinite().all()), 'in the cross-entropy' if not ce.isfinite() else 'in the derivative')
-    return f'synthesis stopped: not a number {where}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
+def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
+
+def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
 
 def _advance(self, G):
     "Close batch `b`: keep its images and its share of the history, open the next."
@@ -153,7 +154,7 @@ def _advance(self, G):
     self.b, self.t = self.b + 1, 0
     if not self.done: self.load_batch()
 
-Synthesis.step, Synthesis.diagnose, Synthesis.advance = _step, _diagnose, _advance
+Synthesis.step, Synthesis.where, Synthesis.diagnose, Synthesis.advance = _step, _where, _diagnose, _advance
 
 # %% ../nbs/12_synthesis.ipynb #20df17dd
 def _fingerprint(self):

@@ -69,7 +69,11 @@ def get_recipe(recipe, # a name in `RECIPES`, or a `Recipe`
         recipe = RECIPES[recipe]
     try: r = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     except TypeError: raise OgmError(f'a recipe has no field {", ".join(set(changes) - set(vars(recipe)))}: it has {", ".join(vars(recipe))}') from None
-    choices = dict(optimizer=('sgd', 'adamw', 'muon'), schedule=('cosine', 'half-cosine', 'step', 'constant'), cutmix=('soft', 'always', 'never'), method=('svd', 'ns'))
+    return _checked(r)
+
+def _checked(r):
+    choices = dict(optimizer=('sgd', 'adamw', 'muon'), schedule=('cosine', 'half-cosine', 'step', 'constant'),
+                   cutmix=('soft', 'always', 'never'), method=('svd', 'ns'))
     for k, v in choices.items():
         if getattr(r, k) not in v: raise OgmError(f'{k} must be one of {", ".join(v)}, not {getattr(r, k)!r}')
     for k in ('epochs', 'batch_size', 'lr', 'T'):
@@ -122,7 +126,7 @@ def draw(recipe:Recipe, # what varies
     if mix: d['partner'] = torch.randperm(n, generator=g); d['box'], d['keep'] = _cut_box(side, g)
     return d
 
-# %% ../nbs/07_training.ipynb #3ce5c075
+# %% ../nbs/07_training.ipynb #03ab958e
 def _shuffle(x, factor, cells): # reorder the rows and the columns of each mosaic
     c, (rows, cols) = unstitch(x, factor).unflatten(0, (-1, factor, factor)), cells.unbind(1)
     i = torch.arange(len(x), device=x.device)[:, None, None]
@@ -148,7 +152,7 @@ def augment(x:torch.Tensor, # float (b, 3, s, s), 0..255
     if 'flip' in d: x = torch.where(of('flip')[:, None, None, None], x.flip(-1), x)
     return x
 
-# %% ../nbs/07_training.ipynb #03ab958e
+# %% ../nbs/07_training.ipynb #98ff30af
 def mix(x:torch.Tensor, # (b, 3, s, s)
         other:torch.Tensor, # (b, 3, s, s), the partners
         d:dict, # from `draw`, with a box
@@ -158,7 +162,7 @@ def mix(x:torch.Tensor, # (b, 3, s, s)
     x[:, :, t:b, l:r] = other[:, :, t:b, l:r]
     return x
 
-# %% ../nbs/07_training.ipynb #280d8a4f
+# %% ../nbs/07_training.ipynb #2ecbbd14
 def hard_loss(logits, # (b, C)
               y, # (b,) classes
               y2=None, # (b,) classes of the pasted boxes
@@ -176,7 +180,7 @@ def soft_loss(logits, # (b, C) of the student
     "KL divergence an image from the teacher's softened answer, without a factor of T²."
     return F.kl_div((logits/T).log_softmax(1), (target/T).log_softmax(1), reduction='none', log_target=True).sum(1)
 
-# %% ../nbs/07_training.ipynb #f38d7cdc
+# %% ../nbs/07_training.ipynb #3449e07a
 def channel_stats(split, # images
                   size:int, # side to look at them
                   n:int=5000, # images at most, evenly spread
@@ -189,7 +193,7 @@ def channel_stats(split, # images
     mean, square = s/count
     return tuple(mean.tolist()), tuple((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-3).tolist())
 
-# %% ../nbs/07_training.ipynb #6ed10ae6
+# %% ../nbs/07_training.ipynb #9331060e
 def epoch_batches(n:int, # images
                   batch_size:int, # over all ranks
                   g:torch.Generator, # decides the order
@@ -200,7 +204,7 @@ def epoch_batches(n:int, # images
     if len(out) > 1 and len(out[-1]) < max(2, world_size()): out[-2:] = [torch.cat(out[-2:])]
     return out
 
-# %% ../nbs/07_training.ipynb #7757d97a
+# %% ../nbs/07_training.ipynb #faa2a71b
 def _stream(split, size, rows, workers=None): # yields uint8 (len(r), 3, size, size) for r in rows
     pieces, x = iter(split.batches(size, 64, torch.cat(rows), workers)), None
     for r in rows:
@@ -223,7 +227,7 @@ class _Feed:
         if self.bytes is not None: h.update(self.bytes.cpu().numpy().tobytes())
         return h.hexdigest()
 
-# %% ../nbs/07_training.ipynb #c1f18211
+# %% ../nbs/07_training.ipynb #53e39bc0
 @dataclass
 class _Job:
     "Everything one training needs at every step."
@@ -238,7 +242,7 @@ class _Job:
         mine = lambda b: torch.arange(len(b))[rank()::world_size()]
         return [(b, draw(self.recipe, len(b), self.size, self.factor, self.mixes, rng(self.seed, 'batch', epoch, k)), mine(b)) for k, b in enumerate(batches)]
 
-# %% ../nbs/07_training.ipynb #7f9dfb1d
+# %% ../nbs/07_training.ipynb #bff7de23
 def _rows(d, mine): # the rows a rank must see: its own, and their partners when these are elsewhere
     return torch.cat([mine, d['partner'][mine]]) if 'partner' in d and world_size() > 1 else mine
 
@@ -251,7 +255,7 @@ def _answers(job, x): # the teacher's logits
     t = job.teacher
     with torch.no_grad(): return t(t.normalize(x if t.size == job.size else resize(x, t.size))).float()
 
-# %% ../nbs/07_training.ipynb #53e39bc0
+# %% ../nbs/07_training.ipynb #4cdb9a72
 def _loss(job, net, images, b, d, mine): # (number of this rank's images,)
     x = _view(job, images, d, mine); z = normalize(x, job.mean, job.std)
     if job.channels_last: z = z.contiguous(memory_format=torch.channels_last)
@@ -261,6 +265,7 @@ def _loss(job, net, images, b, d, mine): # (number of this rank's images,)
     other = y[d['partner'][mine].to(job.device)] if 'partner' in d else None
     return hard_loss(logits.float(), own, other, d.get('keep', 1.), job.recipe.smoothing)
 
+# %% ../nbs/07_training.ipynb #d61b9985
 def _epoch(job, net, opt, epoch, epochs, limit=None): # -> (steps,) mean loss of each batch, over all ranks
     net.train(); plan = job.plan(epoch)[:limit]; sums = []
     stream = job.feed([b[_rows(d, mine)] for b, d, mine in plan])
@@ -279,7 +284,7 @@ def _finite(losses, epoch, recipe):
     if len(bad): raise OgmError(f'the loss is not finite in epoch {epoch + 1}, step {bad[0].item() + 1}: lower lr, which is {recipe.lr}')
     return losses
 
-# %% ../nbs/07_training.ipynb #bff7de23
+# %% ../nbs/07_training.ipynb #4415462b
 @torch.no_grad()
 def accuracy(net, # (b, 3, size, size) -> logits
              split, # labelled images
@@ -300,11 +305,11 @@ def accuracy(net, # (b, 3, size, size) -> logits
     net.train(was)
     return sum_ranks(right).item()/max(1, len(split))
 
-# %% ../nbs/07_training.ipynb #161f6327
+# %% ../nbs/07_training.ipynb #75f231f2
 @dataclass
 class History:
     "What happened: one loss an epoch, one accuracy at each epoch of `at`."
-    loss: list = field(default_factory=list) # mean training loss of each epoch
+    loss: list = field(default_factory=list) # mean of the batch losses of each epoch
     acc: list = field(default_factory=list) # validation accuracy, 0..1
     at: list = field(default_factory=list) # epochs (from 1) after which it was measured
     steps: int = 0 # updates made
@@ -313,11 +318,12 @@ class History:
     @property
     def best(self): return max(self.acc) if self.acc else None
 
-# %% ../nbs/07_training.ipynb #0b18f5ee
+# %% ../nbs/07_training.ipynb #8fd770cf
 def _key(job, epochs, labels): # what a checkpoint belongs to
     t = job.teacher.sha256() if job.teacher is not None else ''
-    told = repr((job.recipe, epochs, labels, job.seed, job.factor, job.size, tuple(job.mean), tuple(job.std), t, job.feed.digest(), [tuple(p.shape) for p in job.net.parameters()]))
-    return hashlib.sha256(told.encode()).hexdigest()
+    net = [tuple(p.shape) for p in job.net.parameters()]
+    told = job.recipe, epochs, labels, job.seed, job.factor, job.size, tuple(job.mean), tuple(job.std), t, job.feed.digest(), net
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 def _save(path, job, opt, history, key):
     if rank() > 0: return
@@ -327,11 +333,11 @@ def _resume(path, job, opt, key): # -> History, with net and optimiser filled in
     if not path or not Path(path).exists(): return History()
     try: ck = torch.load(path, map_location=job.device, weights_only=True); known = ck['key']
     except Exception as e: raise OgmError(f'{str(path)!r} is not a training checkpoint ({type(e).__name__}): remove it to start anew') from e
-    if known != key: raise OgmError(f'{str(path)!r} belongs to another training (other images, recipe, seed or teacher): remove it or choose another checkpoint')
+    if known != key: raise OgmError(f'{str(path)!r} belongs to another training (other images, recipe, seed or teacher): remove it or choose another')
     job.net.load_state_dict(ck['net']); opt.load_state_dict(ck['opt'])
     return History(**ck['history'])
 
-# %% ../nbs/07_training.ipynb #3505a2e1
+# %% ../nbs/07_training.ipynb #98182e4e
 def build_seeded(arch:str, # as for `build`
                  n_classes:int, # number of logits
                  size:int, # side of the input in pixels
@@ -340,7 +346,7 @@ def build_seeded(arch:str, # as for `build`
     "`build`, with the weights decided by `seed` alone."
     with seeded(seed, 'net'): return build(arch, n_classes, size)
 
-# %% ../nbs/07_training.ipynb #75f231f2
+# %% ../nbs/07_training.ipynb #53696cdf
 def _parallel(net, device): # what runs forward and backward
     if world_size() == 1: return net
     return DistributedDataParallel(net, device_ids=[device] if device.type == 'cuda' else None)
@@ -352,6 +358,7 @@ def _same_buffers(net): # rank 0's running statistics for all
 def _synced(net, device): # batch norms that see all ranks, where torch has them
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net)) if world_size() > 1 and device.type == 'cuda' else net
 
+# %% ../nbs/07_training.ipynb #d031c0d7
 def _teacher_for(labels, teacher, split, device):
     if labels not in ('hard', 'soft'): raise OgmError(f"labels must be 'hard' or 'soft', not {labels!r}")
     if labels == 'hard': return None
@@ -359,7 +366,25 @@ def _teacher_for(labels, teacher, split, device):
     if teacher.n_classes != split.n_classes: raise OgmError(f'the teacher has {teacher.n_classes} classes and the images {split.n_classes}: align it first')
     return teacher.to(device)
 
-# %% ../nbs/07_training.ipynb #8fd770cf
+# %% ../nbs/07_training.ipynb #359fab11
+def _at_most(recipe, n, steps): # no more epochs than the steps need
+    return dataclasses.replace(recipe, epochs=min(recipe.epochs, math.ceil(steps/len(epoch_batches(n, recipe.batch_size, rng(0))))))
+
+def _fit(job, max_steps, measure, eval_every, checkpoint, save_every, labels, on_epoch, desc):
+    epochs, opt = job.recipe.epochs, make_optimizer(job.net, job.recipe); key = checkpoint and _key(job, max_steps, labels)
+    h = _resume(checkpoint, job, opt, key); run = _parallel(job.net, job.device); saved = time.monotonic()
+    bar = progress(range(len(h.loss), epochs), desc)
+    for e in bar:
+        with seeded(job.seed, 'epoch', e, rank()): losses = _epoch(job, run, opt, e, epochs, max_steps and max_steps - h.steps)
+        _same_buffers(job.net); h.loss.append(losses.mean().item()); h.steps += len(losses); last = e + 1 == epochs
+        if measure and ((e + 1) % eval_every == 0 or last): h.acc.append(measure()); h.at.append(e + 1)
+        bar.set_postfix(loss=f'{h.loss[-1]:.3f}', **({'acc': f'{h.last:.1%}'} if h.acc else {}))
+        due = (e + 1) % save_every == 0 if save_every else time.monotonic() - saved > 20
+        if checkpoint and (due or last): _save(checkpoint, job, opt, h, key); saved = time.monotonic()
+        if on_epoch: on_epoch(e + 1, h)
+    return h
+
+# %% ../nbs/07_training.ipynb #b500e073
 def train(net, # module, changed in place: (b, 3, size, size) -> logits
           split, # labelled images
           recipe, # a name in `RECIPES`, or a `Recipe`
@@ -387,39 +412,30 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
          )->History: # losses and accuracies
     "Train on one process or on all ranks. Raises `OgmError` on a loss that is not finite, an unfitting checkpoint, unknown recipes and labels."
     recipe, device = get_recipe(recipe, epochs=epochs, **changes), pick_device(device)
-    feed = _Feed(split, size, device, workers); per_epoch = len(epoch_batches(feed.n, recipe.batch_size, rng(0)))
-    epochs = min(recipe.epochs, math.ceil((max_steps or math.inf)/per_epoch)) if max_steps else recipe.epochs
+    feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
+    if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
     net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-    job = _Job(_synced(net, device), feed, recipe, mean, std, size, _teacher_for(labels, teacher, split, device), seed, factor, amp, channels_last)
-    opt = make_optimizer(job.net, recipe); key = checkpoint and _key(job, (epochs, max_steps), labels)
-    h = _resume(checkpoint, job, opt, key); run = _parallel(job.net, device); saved = time.monotonic()
-    bar = progress(range(len(h.loss), epochs), desc)
-    for e in bar:
-        with seeded(seed, 'epoch', e, rank()): losses = _epoch(job, run, opt, e, epochs, max_steps and max_steps - h.steps)
-        _same_buffers(job.net); h.loss.append(losses.mean().item()); h.steps += len(losses)
-        if val is not None and ((e + 1) % (eval_every or max(1, epochs//10)) == 0 or e + 1 == epochs):
-            h.acc.append(accuracy(job.net, val, mean=mean, std=std, size=size, amp=amp)); h.at.append(e + 1)
-        bar.set_postfix(loss=f'{h.loss[-1]:.3f}', **({'acc': f'{h.last:.1%}'} if h.acc else {}))
-        if checkpoint and (e + 1 == epochs or ((e + 1) % save_every == 0 if save_every else time.monotonic() - saved > 20)):
-            _save(checkpoint, job, opt, h, key); saved = time.monotonic()
-        if on_epoch: on_epoch(e + 1, h)
+    job = _Job(_synced(net, device), feed, recipe, mean, std, size, teacher, seed, factor, amp, channels_last)
+    measure = lambda: accuracy(job.net, val, mean=mean, std=std, size=size, amp=amp)
+    h = _fit(job, max_steps, val is not None and measure, eval_every or max(1, recipe.epochs//10), checkpoint, save_every, labels, on_epoch, desc)
     if job.net is not net: net.load_state_dict(job.net.state_dict())
     net.eval()
     return h
 
-# %% ../nbs/07_training.ipynb #359fab11
+# %% ../nbs/07_training.ipynb #bdebb085
 def _auto_epochs(n, batch_size): return min(100, max(20, math.ceil(600*batch_size/n)))
 
 def _report(arch, verbose): # early news: a hopeless teacher shows after the first epochs
     def told(epoch, h):
-        if verbose and rank() == 0 and h.at and h.at[-1] == epoch: print(f'teacher {arch}: epoch {epoch}, loss {h.loss[-1]:.3f}, accuracy {h.last:.1%}', flush=True)
+        if not verbose or rank() > 0 or h.at[-1:] != [epoch]: return
+        print(f'teacher {arch}: epoch {epoch}, loss {h.loss[-1]:.3f}, accuracy {h.last:.1%}', flush=True)
     return told
 
 def _warn_near_chance(acc, n_classes, n):
     chance = 1/n_classes; floor = chance + 3*(chance*(1 - chance)/n)**0.5
     if acc < floor: warnings.warn(f'the teacher reaches {acc:.1%}, chance is {chance:.1%}: give it more epochs or images, or check the labels', stacklevel=3)
 
-# %% ../nbs/07_training.ipynb #4db1c305
+# %% ../nbs/07_training.ipynb #b3b2d6d6
 def fit_teacher(source, # a `Source`
                 arch:str=None, # None: 'convnet3' up to 64 px, else 'resnet18'
                 *,

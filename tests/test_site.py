@@ -141,19 +141,33 @@ def browser():
         yield b
         b.close()
 
-LOOK = '''() => { document.querySelectorAll('img').forEach(i => i.loading = 'eager');
+LOOK = r'''() => { document.querySelectorAll('img').forEach(i => i.loading = 'eager');
   return Promise.all([...document.images].map(i => i.complete || new Promise(r => { i.onload = i.onerror = r }))).then(() => ({
     wide: document.documentElement.scrollWidth - window.innerWidth,
+    cut: [...document.querySelectorAll('main *')].filter(e => {
+      if (e.getBoundingClientRect().right <= document.querySelector('main').getBoundingClientRect().right + 2) return false;
+      for (let p = e.parentElement; p.tagName != 'MAIN'; p = p.parentElement) if (getComputedStyle(p).overflowX != 'visible') return false;
+      return true }).map(e => e.outerHTML.slice(0, 100)),
     broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
     blank: [...document.querySelectorAll('main math')].filter(m => !m.closest('details:not([open])')).filter(m => { const r = m.getBoundingClientRect(); return r.width < 2 || r.height < 4 }).map(m => m.textContent),
+    faint: [...document.querySelectorAll('body *')].filter(e => {
+      if (![...e.childNodes].some(c => c.nodeType == 3 && c.data.trim()) || !e.checkVisibility() || !e.getBoundingClientRect().width || e.closest('code, button, .visually-hidden')) return false;
+      const rgb = s => { const v = (s.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number); return v.length < 4 ? [...v, 1] : v };
+      let back = [0, 0, 0, 0]; // what lies behind the text, from the element outwards
+      for (let p = e; p && back[3] < .99; p = p.parentElement) { const c = rgb(getComputedStyle(p).backgroundColor), a = (1 - back[3]) * c[3];
+        back = [0, 1, 2].map(i => back[i] + a * c[i]).concat(back[3] + a) }
+      back = [0, 1, 2].map(i => back[i] + (1 - back[3]) * 255);
+      const light = c => c.slice(0, 3).map(v => (v /= 255) <= .04 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((t, v, i) => t + v * [.2126, .7152, .0722][i], 0);
+      const [a, b] = [light(rgb(getComputedStyle(e).color)), light(back)].sort((x, y) => y - x);
+      return (a + .05) / (b + .05) < 2.5 }).map(e => e.textContent.trim().slice(0, 40)),
     font: document.fonts.check('16px "STIX Two Math"'),
     unseen: ['main', 'h1'].filter(s => !document.querySelector(s)?.getBoundingClientRect().height) })) }'''
 
 @pytest.mark.browser
-@pytest.mark.parametrize('width,scheme', [(1280, 'light'), (390, 'dark')])
+@pytest.mark.parametrize('width,scheme', [(1280, 'light'), (1280, 'dark'), (390, 'dark')])
 @each_page
 def test_page_in_a_browser(browser, address, html, name, width, scheme):
-    "No console message, no failed request, nothing wider than the window, no broken picture, no blank formula."
+    "No console message, no failed request, nothing wider than the window or cut off, no text too faint to read, no broken picture, no blank formula."
     page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme); said = []
     page.on('console', lambda m: said.append(m.text) if m.type in ('error', 'warning') else None)
     page.on('pageerror', lambda e: said.append(str(e))); page.on('requestfailed', lambda r: said.append(f'failed: {r.url}'))
@@ -163,6 +177,8 @@ def test_page_in_a_browser(browser, address, html, name, width, scheme):
     finally: page.close()
     assert not said, f'{name} at {width} px: {said}'
     assert seen['wide'] <= 0, f'{name} is {seen["wide"]} px wider than a window of {width} px'
+    assert not seen['cut'], f'{name} at {width} px: wider than the column, without a way to scroll: {seen["cut"][:3]}'
+    assert not seen['faint'], f'{name}, {scheme}: text that one can hardly tell from what is behind it: {seen["faint"][:5]}'
     assert not seen['broken'] and not seen['blank'] and not seen['unseen'], f'{name} at {width} px: {seen}'
 
 @pytest.mark.browser
@@ -174,6 +190,6 @@ def test_search_and_dark_mode(browser, address):
         light = page.evaluate('getComputedStyle(document.body).backgroundColor')
         page.evaluate('smalldocsToggleScheme()'); page.wait_for_timeout(300)
         assert page.evaluate('getComputedStyle(document.body).backgroundColor') != light
-        page.keyboard.press('/'); page.keyboard.type('address_seed'); page.wait_for_selector('a[href*="core.html"] >> visible=true', timeout=5000)
-        assert 'core.html' in page.evaluate('[...document.querySelectorAll("a")].filter(a => a.offsetParent && /address_seed/.test(a.textContent)).map(a => a.href).join(" ")')
+        page.keyboard.press('/'); page.keyboard.type('address_seed')
+        page.wait_for_selector('.smalldocs-search-results a.search-result[href*="core.html"]', timeout=10_000)
     finally: page.close()

@@ -1,5 +1,5 @@
 "Training: two ranks against one, kill and resume, and the bad input that a page would be too short for."
-import os, pickle, signal, socket, subprocess, sys, warnings
+import os, pickle, socket, subprocess, sys, warnings
 from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch, torch.multiprocessing as mp

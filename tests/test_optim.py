@@ -1,0 +1,49 @@
+"Muon under distributed data parallel: two gloo ranks with half a batch each walk the path of one process with all of it."
+import copy, torch, torch.distributed as dist, torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel as DDP
+from ogm.core import rng, seeded
+from ogm.optim import Muon
+
+def _net():
+    with seeded(0, 'net'): return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 3)).double()
+
+def _walk(net, x, y, method):
+    opt = Muon(net.parameters(), .05, .7, 1e-2, method=method, vector_momentum=.9, dtype=None)
+    sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 6)
+    for _ in range(5): opt.zero_grad(); torch.nn.functional.cross_entropy(net(x), y).backward(); opt.step(); sched.step()
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+def _batch():
+    return torch.randn(8, 1, 8, 8, generator=rng(0, 'x'), dtype=torch.float64), torch.arange(8) % 3
+
+def _rank(rank, store, out, method):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+    x, y = _batch(); w = _walk(DDP(_net()), x[4*rank:4*rank+4], y[4*rank:4*rank+4], method)
+    torch.save(w, f'{out}{rank}'); dist.destroy_process_group()
+
+def _both(tmp_path, method):
+    mp.spawn(_rank, (tmp_path/'store', tmp_path/'w', method), nprocs=2)
+    return [torch.load(f'{tmp_path}/w{r}', weights_only=True) for r in range(2)]
+
+def test_two_ranks_walk_as_one(tmp_path):
+    for method in ('svd', 'ns'):
+        d = tmp_path/method; d.mkdir(); a, b = _both(d, method); alone = _walk(_net(), *_batch(), method)
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, alone, rtol=1e-7, atol=1e-9)
+
+def test_batched_step_equals_one_by_one():
+    one, all_ = _net(), _net()
+    for p, q in zip(one.parameters(), all_.parameters()): p.grad = torch.randn_like(p); q.grad = p.grad.clone()
+    Muon(all_.parameters()).step()
+    for p in one.parameters(): Muon([p]).step()
+    for p, q in zip(one.parameters(), all_.parameters()): torch.testing.assert_close(p, q)
+
+def test_state_survives_a_file(tmp_path):
+    x, y = _batch(); a = _net(); opt = Muon(a.parameters(), vector_momentum=.9)
+    def step(m, o): o.zero_grad(); torch.nn.functional.cross_entropy(m(x), y).backward(); o.step()
+    for _ in range(3): step(a, opt)
+    torch.save(opt.state_dict(), tmp_path/'opt.pt'); b = copy.deepcopy(a); again = Muon(b.parameters())
+    again.load_state_dict(torch.load(tmp_path/'opt.pt', weights_only=False))
+    step(a, opt); step(b, again)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters())) and again.param_groups[0]['vector_momentum'] == .9
