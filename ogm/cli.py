@@ -4,43 +4,49 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'remember', 'kept', 'get_teacher', 'get_start', 'get_target', 'run_distill', 'distill', 'evaluate',
-           'train', 'draw_sets', 'show', 'demo', 'usage', 'parse', 'main']
+           'train', 'draw_sets', 'show', 'demo', 'usage', 'Unclear', 'parse', 'main']
 
-# %% ../nbs/14_cli.ipynb #a5e51097
-import sys
+# %% ../nbs/14_cli.ipynb #05e24549
+import contextlib, os, re, signal, sys
 from functools import partial
 from pathlib import Path
+from fastcore.script import Param
 
-# %% ../nbs/14_cli.ipynb #e9dc84e8
+# %% ../nbs/14_cli.ipynb #eab94c4f
 def remember(run, # run directory
              settings:dict, # JSON-ready; what decides the result
             ): # returns nothing
-    "Compare `settings` with those the run was begun with, or note them. Raises `OgmError` naming the ones that differ."
+    "Compare `settings` with those that the kept steps were made with, or note them. Raises `OgmError` naming the ones that differ."
     from ogm.core import OgmError, rank, read_json, write_json
     file = Path(run)/'work'/'settings.json'
-    if file.exists():
+    if file.exists() and any(p.name != file.name for p in file.parent.iterdir()):
         old = read_json(file)
+        if not isinstance(old, dict): raise OgmError(f'{str(file)!r} is damaged: choose another --out, or delete {str(file.parent)!r} to begin anew')
         if diff := [k for k in settings if old.get(k) != settings[k]]:
             was = ', '.join(f'{k} {old.get(k)!r} (now {settings[k]!r})' for k in diff)
             raise OgmError(f'{str(run)!r} was begun with {was}: choose another --out, or give the same settings to continue')
     elif rank() == 0: write_json(file, settings)
 
-# %% ../nbs/14_cli.ipynb #eab94c4f
+# %% ../nbs/14_cli.ipynb #fe196e6e
 def kept(file, # where the result of the step lives
          make, # () -> result
          save, # (result, file) -> None
          load, # (file) -> result
         ): # the result
     "Do a step once: read its result if it is there, else make and write it; all ranks agree on which."
-    from ogm.core import any_rank, barrier, rank
+    from ogm.core import OgmError, any_rank, barrier, rank
     if any_rank(not Path(file).exists()):
         out = make()
         if rank() == 0: save(out, file)
-        barrier()
-        return out
-    return load(file)
+        del out; barrier()
+    try: return load(file)
+    except (KeyError, TypeError, AttributeError) as e: raise OgmError(f'{str(file)!r} is not what this run wrote ({type(e).__name__}): delete it to have it made again') from e
 
-# %% ../nbs/14_cli.ipynb #b8f43d48
+# %% ../nbs/14_cli.ipynb #4adf8bc4
+def _drop(work, name): # what a step needed only to be resumed
+    import shutil; from ogm.core import rank
+    if rank() == 0: shutil.rmtree(work/name, ignore_errors=True)
+
 def get_teacher(source, spec, arch, epochs, seed, device, work): # as the options of `distill` say
     "A teacher read or trained, and kept."
     from ogm.models import load_teacher
@@ -56,22 +62,32 @@ def get_start(source, teacher, init, ipc, factor, seed, device, work): # as the 
     from ogm.distilled import DistilledSet
     from ogm.rded import noise_set, random_set, rded
     kw = dict(factor=factor or 1, teacher=teacher, seed=seed)
-    if init not in (kinds := ('rded', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
-    make = dict(rded=lambda: rded(source, teacher, ipc, factor, seed=seed, device=device), noise=lambda: noise_set(source, ipc, **kw),
+    make = dict(rded=lambda: rded(source, teacher, ipc, factor, seed=seed, device=device, work=work/'rded'), noise=lambda: noise_set(source, ipc, **kw),
                 random=lambda: random_set(source, ipc, **kw))[init]
     save = lambda d, f: save_tensors(f, dict(images=d.images, labels=d.labels), factor=d.factor, config=d.config)
     def load(f):
         t, m = load_tensors(f)
         return DistilledSet(t['images'], t['labels'], list(source.classes), source.ids, teacher.mean, teacher.std, m['factor'], m['config'])
-    return kept(work/'start.safetensors', make, save, load)
+    out = kept(work/'start.safetensors', make, save, load); _drop(work, 'rded')
+    return out
 
-# %% ../nbs/14_cli.ipynb #4adf8bc4
+# %% ../nbs/14_cli.ipynb #7ac849fa
 def get_target(source, teacher, view, layers, device, work): # as the options of `distill` say
     "The real target, computed once and kept."
     from ogm.core import load_tensors, save_tensors
     from ogm.gradients import conv_layers, real_target
-    make = lambda: real_target(source.train, teacher, view, conv_layers(teacher.net, layers), device=device)
-    return kept(work/f'target-{view}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0])
+    make = lambda: real_target(source.train, teacher, view, conv_layers(teacher.net, layers), device=device, work=work/'target')
+    out = kept(work/f'target-{view}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
+    return out
+
+def _possible(source, init, ipc, factor): # as far as the images tell, before the teacher is trained
+    from ogm.core import OgmError
+    if init not in (kinds := ('rded', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
+    if factor is not None and factor < 1: raise OgmError(f'factor is {factor}: give a whole number from 1')
+    if factor is not None and factor > source.size: raise OgmError(f'factor {factor} is larger than the image ({source.size} px): choose a smaller factor')
+    if ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed')
+    n, few = min((len(source.train.indices(c)), c) for c in range(source.n_classes))
+    if ipc > n: raise OgmError(f'ipc is {ipc}, but class {source.classes[few]!r} has only {n} image{"s"*(n > 1)}: choose ipc at most {n}')
 
 def run_distill(source, out, *, data='', teacher='', arch=None, epochs=None, init='rded', ipc=10, factor=None, seed=0, device=None, overwrite=False, every=100, **settings):
     "Teacher, start, target, synthesis and artifact, each kept in `out`; the body of `ogm distill`."
@@ -80,9 +96,10 @@ def run_distill(source, out, *, data='', teacher='', arch=None, epochs=None, ini
     from ogm.synthesis import Settings, distill
     import dataclasses
     out, s = Path(out), Settings(seed=seed, **settings)
+    if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     if overwrite and finished(out) and rank() == 0: _clear(out)
-    barrier(); work = out/'work'
+    barrier(); work = out/'work'; _possible(source, init, ipc, factor)
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale)))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work)
@@ -92,13 +109,13 @@ def run_distill(source, out, *, data='', teacher='', arch=None, epochs=None, ini
     if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
 
-# %% ../nbs/14_cli.ipynb #7ac849fa
+# %% ../nbs/14_cli.ipynb #dd380154
 def _clear(out): # a finished run, on request: the artifact and its working files, nothing else
     import shutil
     for name in ('ogm.json', 'README.md', 'preview.png'): (out/name).unlink(missing_ok=True)
     for name in ('images', 'data', 'work', 'scores'): shutil.rmtree(out/name, ignore_errors=True)
 
-# %% ../nbs/14_cli.ipynb #152f7837
+# %% ../nbs/14_cli.ipynb #f91bf71d
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'
             out:str='runs/distilled', # run directory; repeat the command to resume
             ipc:int=10, # images per class
@@ -132,17 +149,22 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
                          iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history)
         _say(f'{ds}\nwritten to {out}')
 
-# %% ../nbs/14_cli.ipynb #f91bf71d
+# %% ../nbs/14_cli.ipynb #9822b965
 def _say(text): # once, whatever the number of ranks
     from ogm.core import rank
     if rank() == 0: print(text, flush=True)
 
-def _lock(run): # held by rank 0 for all
-    import contextlib
-    from ogm.core import rank, run_lock
-    return run_lock(run) if rank() == 0 else contextlib.nullcontext()
+@contextlib.contextmanager
+def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
+    from ogm.core import OgmError, any_rank, rank, run_lock
+    held, told = contextlib.ExitStack(), None
+    with held:
+        try: rank() or held.enter_context(run_lock(run))
+        except OgmError as e: told = e
+        if any_rank(told): raise told or SystemExit(2)
+        yield
 
-# %% ../nbs/14_cli.ipynb #9822b965
+# %% ../nbs/14_cli.ipynb #2426addd
 def evaluate(run:str, # directory of a finished set
              recipe:str='ogm-basic', # ogm-basic, ogm-muon, rded, sgd, muon
              labels:str='hard', # hard, or soft (the run's teacher answers)
@@ -160,14 +182,14 @@ def evaluate(run:str, # directory of a finished set
     from ogm.models import load_teacher
     with distributed(device) as dev, _lock(run):
         ds = DistilledSet.load(run); file = Path(run)/'work'/'teacher.safetensors'; data = data or ds.config.get('data')
-        if not data: raise OgmError(f'{run!r} does not remember where its images came from: give --data')
+        if not data or not isinstance(data, str): raise OgmError(f'{run!r} does not remember where its images came from: give --data')
         src = open_source(data, size=ds.size)
         teacher = load_teacher(file, src, device=dev) if labels == 'soft' and file.exists() else None
-        arch = arch or ds.config.get('arch')
+        if not isinstance(arch := arch or ds.config.get('arch'), (str, type(None))): raise OgmError(f'{run!r} names no network: give --arch')
         out = Path(run)/'scores'/f'{recipe}-{labels}-{arch}{f"-{epochs}" if epochs else ""}.json'
         _say(repr(score(ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
-# %% ../nbs/14_cli.ipynb #53b73eb4
+# %% ../nbs/14_cli.ipynb #6f2cca41
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8)
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
@@ -194,7 +216,7 @@ def train(data:str='digits', # as for distill
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
-# %% ../nbs/14_cli.ipynb #6f2cca41
+# %% ../nbs/14_cli.ipynb #422fc5d9
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -206,22 +228,26 @@ def draw_sets(path, # PNG to write
     with whole(path) as tmp: fig.savefig(tmp, format='png', dpi=120)
 
 def show(run:str, # directory of a finished set
-         other:str=None, # a second one, shown beside it
+         other:Param('a second one, shown beside it', str, opt=False, nargs='?')=None, # a second one, shown beside it
          out:str='preview.png', # picture to write
          classes:int=10, # at most so many classes
          images:int=10, # at most so many images a class
         ):
     "Draw one or two distilled sets as a PNG."
+    from ogm.core import OgmError
     from ogm.distilled import DistilledSet, by_class
+    if images < 1 or classes < 1: raise OgmError(f'images is {images}, classes is {classes}: give at least 1')
     sets = {Path(r).name: DistilledSet.load(r) for r in (run, other) if r}
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
-# %% ../nbs/14_cli.ipynb #e33bb9e0
+# %% ../nbs/14_cli.ipynb #3d511d8c
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1,10', # images per class, one experiment each
          seeds:int=5, # students an entry of the table
          iters:int=300, # Adam steps of the synthesis
+         gamma:float=0.5, # weight of the matching term
+         eps:float=1e-4, # damping of the orthogonal factor
          epochs:int=300, # epochs of a student
          device:str='cpu', # where to compute
         ):
@@ -232,13 +258,16 @@ def demo(out:str='runs/demo', # run directory
     from ogm.models import load_teacher
     from ogm.distilled import by_class
     from ogm.rded import random_set
-    out = Path(out); src = open_source('digits'); print(src); rows, pictures, teacher, file = {}, {}, None, ''
-    for ipc in map(int, ipcs.split(',')):
-        ds = run_distill(src, out/f'ipc{ipc}', data='digits', arch='convnet2-w32', teacher=file, ipc=ipc, iters=iters, device=device, overwrite=True)
-        file = out/f'ipc{ipc}'/'work'/'teacher.safetensors'; teacher = load_teacher(file, src)
+    from ogm.training import fit_teacher
+    if not all(i.strip().isdecimal() for i in ipcs.split(',')): raise OgmError(f'ipcs is {ipcs!r}: give whole numbers, as in 1,10')
+    wanted = [int(i) for i in ipcs.split(',')]
+    out = Path(out); src = open_source('digits'); print(src); rows, pictures, file = {}, {}, out/'teacher.safetensors'
+    make = lambda: fit_teacher(src, 'convnet2-w32', scale=.08, flip=False, device=device, checkpoint=out/'teacher.ckpt', verbose=True)
+    teacher = kept(file, make, lambda t, f: t.save(f), lambda f: load_teacher(f, src)); print(teacher)
+    for ipc in wanted:
+        ds = run_distill(src, out/f'ipc{ipc}', data='digits', teacher=file, ipc=ipc, iters=iters, gamma=gamma, eps=eps, device=device, overwrite=True)
         start = get_start(src, teacher, 'rded', ipc, None, 0, device, out/f'ipc{ipc}'/'work')
         sets = {'Random': random_set(src, ipc, teacher=teacher), 'RDED': start, 'OGM': ds}
-        if ipc == int(ipcs.split(',')[0]): print(f'{teacher}')
         for name, d in sets.items():
             row = rows.setdefault(name, {})
             for recipe, label in (('ogm-basic', 'AdamW'), ('ogm-muon', 'Muon')):
@@ -249,7 +278,7 @@ def demo(out:str='runs/demo', # run directory
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
     write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
-# %% ../nbs/14_cli.ipynb #eea62487
+# %% ../nbs/14_cli.ipynb #ee1e2051
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
@@ -257,35 +286,59 @@ def usage()->str: # the text of `ogm --help`
     rows = '\n'.join(f'  ogm {n:9} {f.__doc__}' for n, f in COMMANDS.items())
     return f'usage: ogm COMMAND [OPTIONS]\n\n{rows}\n\n"ogm COMMAND --help" lists the options. On several devices: torchrun --nproc-per-node N -m ogm COMMAND …'
 
+class Unclear(Exception): "Words that are no command line."
+
 def parse(argv:list, # words of the command line
          )->tuple: # (function, dict of its arguments, debug flag)
-    "Which command, with which arguments; argparse ends the process with code 2 on a misspelt option."
+    "Which command, with which arguments. Raises `Unclear` on a misspelt option or a value of the wrong kind."
     from fastcore.script import anno_parser
     f = COMMANDS[argv[0]]; p = anno_parser(f, prog=f'ogm {argv[0]}')
+    def error(message): raise Unclear(f'{message}: see ogm {argv[0]} --help')
+    p.error = error
     p.add_argument('--debug', action='store_true', help='show the traceback of a failure')
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #ee1e2051
-def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {message}', file=sys.stderr)
+# %% ../nbs/14_cli.ipynb #b6525a13
+def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
+def _lost_rank(e): # is this error the echo of another rank's end?
+    return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
+
+def _unforeseen(e): # (what to say, exit code) of an exception that nobody meant to raise
+    if isinstance(e, RuntimeError) and _lost_rank(e): return 'another process of this run ended: its own message says why', 2
+    if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or "can't allocate memory" in str(e):
+        return 'there is not enough memory: choose a smaller --batch, --size or --arch', 2
+    return f'an error of ours, {type(e).__name__}: {str(e)[:200]} (--debug shows where; please report it)', 1
+
+@contextlib.contextmanager
+def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
+    def stop(sig, frame): raise KeyboardInterrupt
+    try: old = signal.signal(signal.SIGTERM, stop)
+    except ValueError: yield; return # not the main thread
+    try: yield
+    finally: signal.signal(signal.SIGTERM, old)
+
 def main(argv:list|None=None, # words of the command line; None takes the process's
-        )->int: # exit code: 0, or 2 for a mistake, or 130 when stopped
+        )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ('-h', '--help'): print(usage()); return 0
     if argv[0] == '--version': import ogm; print(ogm.__version__); return 0
     if argv[0] not in COMMANDS: return _fail(f'unknown command {argv[0]!r}: choose one of {", ".join(COMMANDS)}', 2, False)
-    f, kw, debug = parse(argv)
+    if odd := [w for w in argv if re.search('[\0\ud800-\udfff]', w)]: return _fail(f'{odd[0]!r} holds bytes that are no text: rename the file', 2, False)
+    try: f, kw, debug = parse(argv)
+    except Unclear as e: return _fail(e, 2, False)
     import warnings; from ogm.core import OgmError
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminable():
         warnings.showwarning = _one_line
         try: f(**kw)
         except OgmError as e: return _fail(e, 2, debug)
-        except KeyboardInterrupt as e: return _fail(str(e) or 'stopped', 130, debug)
+        except KeyboardInterrupt as e: return _fail(str(e) or 'stopped; repeat the command to continue', 130, debug)
         except OSError as e: return _fail(f'{e.filename or "the system"}: {e.strerror or e}', 2, debug)
+        except Exception as e: return _fail(*_unforeseen(e), debug)
     return 0

@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['CARD', 'DistilledSet', 'by_class', 'folder_name', 'card', 'finished', 'load_distilled']
 
-# %% ../nbs/08_distilled.ipynb #9a55bad0
+# %% ../nbs/08_distilled.ipynb #f5989c5d
 import html, io, json, re
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from PIL import Image
-from torchvision.transforms.functional import pil_to_tensor
 from .core import OgmError, provenance, read_json, whole, write_json
-from .data import Split
+from .data import Split, decode, is_number
 from .plots import save_grid, show_images
 
-# %% ../nbs/08_distilled.ipynb #9864d599
+# %% ../nbs/08_distilled.ipynb #672f2759
 @dataclass
 class DistilledSet:
     "A small labelled image set and its origin: what RDED selects, what OGM synthesises, what a student trains on."
@@ -37,14 +36,14 @@ class DistilledSet:
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'DistilledSet: {len(self)} images of {self.size} px, {len(self.classes)} classes x {self.ipc}, factor {self.factor}'
 
-# %% ../nbs/08_distilled.ipynb #750ec40b
+# %% ../nbs/08_distilled.ipynb #5c17b79b
 def _ipc(self): "Images per class: of the smallest class."; return int(torch.bincount(self.labels, minlength=len(self.classes)).min()) if len(self) else 0
 def _split(self): "The same images as a `Split`, the form in which training takes data."; return Split.from_tensor(self.images, self.labels, self.classes, self.ids)
 def _size(self): "Side of an image in pixels."; return self.images.shape[-1]
 
 DistilledSet.ipc, DistilledSet.split, DistilledSet.size = property(_ipc), property(_split), property(_size)
 
-# %% ../nbs/08_distilled.ipynb #08d6c325
+# %% ../nbs/08_distilled.ipynb #2bed676a
 def by_class(ds, # a `DistilledSet`
              n_classes=10, # at most so many classes
              n_images=10, # at most so many images a class
@@ -59,7 +58,7 @@ def _show(self, n_classes=10, n_images=10, **kw):
 
 DistilledSet.show = _show
 
-# %% ../nbs/08_distilled.ipynb #101d0543
+# %% ../nbs/08_distilled.ipynb #acd67dff
 def folder_name(i:int, # class number
                 name:str, # class name, anything
                )->str: # safe on every file system, sorts in label order
@@ -68,7 +67,7 @@ def folder_name(i:int, # class number
 
 def _md(text): return re.sub(r'([\\`*_{}\[\]()#+!|~$-])', r'\\\1', html.escape(' '.join(str(text).split())))
 
-# %% ../nbs/08_distilled.ipynb #b04e0805
+# %% ../nbs/08_distilled.ipynb #56f059ee
 def _png(image):
     buf = io.BytesIO(); Image.fromarray(image.permute(1, 2, 0).numpy()).save(buf, 'png', optimize=True); return buf.getvalue()
 
@@ -88,7 +87,7 @@ def _write_parquet(path, pngs, ds):
     image = pa.array([dict(bytes=b, path=None) for b in pngs], feats.arrow_schema.field('image').type)
     pq.write_table(pa.table([image, pa.array(labels, pa.int64()), pa.array([str(ids[l]) for l in labels])], schema=feats.arrow_schema), path)
 
-# %% ../nbs/08_distilled.ipynb #cdd977e6
+# %% ../nbs/08_distilled.ipynb #f74968b8
 CARD = '''---
 {yaml}
 ---
@@ -114,7 +113,7 @@ Normalise with mean {mean} and std {std}.{grid} Made with: `{config}`.
 {rows}
 '''
 
-# %% ../nbs/08_distilled.ipynb #f74968b8
+# %% ../nbs/08_distilled.ipynb #299d5d62
 def card(ds, # a `DistilledSet`
          title='A distilled image set', # heading
         )->str: # Markdown with a YAML head, every name escaped
@@ -128,7 +127,7 @@ def card(ds, # a `DistilledSet`
     return CARD.format(yaml=json.dumps(head, indent=1), title=_md(title), n=len(ds), size=ds.size, ipc=ds.ipc, c=len(ds.classes),
                        mean=r(ds.mean), std=r(ds.std), grid=grid, config=made, rows=rows)
 
-# %% ../nbs/08_distilled.ipynb #b883c8ef
+# %% ../nbs/08_distilled.ipynb #4e8333bb
 def finished(run)->bool: # True when a complete set lies there
     "Whether the run directory holds a finished distilled set."
     return (Path(run)/'ogm.json').is_file()
@@ -139,7 +138,7 @@ def _images(path, pngs, ds):
     for b, l in zip(pngs, ds.labels.tolist()): 
         (path/folder_name(l, ds.classes[l])/f'{seen[l]:05d}.png').write_bytes(b); seen[l] += 1
 
-# %% ../nbs/08_distilled.ipynb #4e8333bb
+# %% ../nbs/08_distilled.ipynb #b1bbdde7
 def _save(self, run, # directory; created
           overwrite=False, # replace a finished set
          )->Path: # the directory
@@ -160,21 +159,36 @@ def _save(self, run, # directory; created
 
 DistilledSet.save = _save
 
-# %% ../nbs/08_distilled.ipynb #dbb6e345
-def _decode(b, name):
-    try: return pil_to_tensor(Image.open(io.BytesIO(b)).convert('RGB'))
-    except Exception as e: raise OgmError(f'{name}: image cannot be decoded ({type(e).__name__})') from e
+# %% ../nbs/08_distilled.ipynb #1edbb9c2
+def _believable(info, file):
+    "Raise `OgmError` for a description that `save` cannot have written."
+    if not isinstance(info, dict): raise OgmError(f'{str(file)!r} does not describe a distilled set')
+    three = lambda v, lo: isinstance(v, list) and len(v) == 3 and all(is_number(x, lo, 1e6) for x in v)
+    names = lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v)
+    good = dict(classes=lambda v: names(v) and len(v), ids=lambda v: v is None or names(v) and len(v) == len(info['classes']), mean=lambda v: three(v, -1e6), std=lambda v: three(v, 1e-6),
+                factor=lambda v: is_number(v, 1, 8192, whole=True), config=lambda v: isinstance(v, dict))
+    for k, ok in good.items():
+        if k not in info or not ok(info[k]): raise OgmError(f'{str(file)!r} has no usable {k} ({repr(info.get(k))[:40]}): fetch the set again')
+
+# %% ../nbs/08_distilled.ipynb #706353cc
+def _cells(file):
+    "(list of image bytes, list of labels) of the parquet file. Raises `OgmError` when it is something else."
+    import pyarrow.parquet as pq
+    try: t = pq.read_table(file, partitioning=None).to_pydict()
+    except Exception as e: raise OgmError(f"{str(file)!r} is not a readable parquet file ({' '.join(str(e).split())[:150]}): fetch the set again") from e
+    if missing := {'image', 'label'} - set(t): raise OgmError(f'{str(file)!r} has no column {min(missing)}: fetch the set again')
+    if not t['label']: raise OgmError(f'{str(file)!r} has no rows: fetch the set again')
+    for i, l in enumerate(t['label']):
+        if not is_number(l, 0, 2**31, whole=True): raise OgmError(f'{str(file)!r} row {i}: {repr(l)[:40]} is no label')
+    return [x.get('bytes') if isinstance(x, dict) else x for x in t['image']], t['label']
 
 def load_distilled(run, # directory written by `save`
                   )->DistilledSet: # the set, as it was
     "Read an artifact. Raises `OgmError` that names the file when it is unfinished or damaged."
-    run = Path(run); info, pq_file = read_json(run/'ogm.json'), run/'data'/'train.parquet'
-    try:
-        import pyarrow.parquet as pq
-        t = pq.read_table(pq_file).to_pydict()
-        images = torch.stack([_decode(x['bytes'], f'{str(pq_file)!r} row {i}') for i, x in enumerate(t['image'])])
-        return DistilledSet(images, torch.tensor(t['label']), info['classes'], info['ids'], tuple(info['mean']), tuple(info['std']), info['factor'], info['config'])
-    except OgmError: raise
-    except Exception as e: raise OgmError(f'{str(run)!r} is not a readable distilled set ({type(e).__name__}: {str(e)[:100]})') from e
+    run = Path(run); info, file = read_json(run/'ogm.json'), run/'data'/'train.parquet'; _believable(info, run/'ogm.json')
+    raw, labels = _cells(file); images = [decode(b if isinstance(b, bytes) else b'', f'{file} row {i}') for i, b in enumerate(raw)]
+    if len(odd := {tuple(x.shape[1:]) for x in images} | {images[0].shape[:0:-1]}) > 1: raise OgmError(f'{str(file)!r} has images of different or oblong sizes {sorted(odd)[:3]}: fetch the set again')
+    if info['factor'] > len(images[0][0]): raise OgmError(f"{str(run)!r}: factor {info['factor']} is larger than the image ({len(images[0][0])} px)")
+    return DistilledSet(torch.stack(images), torch.tensor(labels), info['classes'], info['ids'], tuple(info['mean']), tuple(info['std']), info['factor'], info['config'])
 
 DistilledSet.load = staticmethod(load_distilled)

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Score', 'same_order', 'default_arch', 'evaluate', 'compare', 'hlr', 'ior', 'table']
 
-# %% ../nbs/13_evaluation.ipynb #defc4909
+# %% ../nbs/13_evaluation.ipynb #d01fba26
 import dataclasses, hashlib, json, math, statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from .core import OgmError, pick_device, provenance, rank, read_json, seeded, write_json
-from .data import Split
+from .data import Split, is_number
 from .distilled import DistilledSet
 from .models import build
 from .training import get_recipe, train
 
-# %% ../nbs/13_evaluation.ipynb #e4554fea
+# %% ../nbs/13_evaluation.ipynb #fed018db
 @dataclass
 class Score:
     "Accuracies of several students trained alike on one set: mean and sample standard deviation over seeds."
@@ -38,7 +38,7 @@ class Score:
         best = statistics.fmean(self.best) if self.best else math.nan
         return f'{self.name or "score"}: {self} % (best epoch {100*best:.1f}), {self.arch}, {self.recipe}, {self.labels} labels, n = {len(self.last)}'
 
-# %% ../nbs/13_evaluation.ipynb #c02c3966
+# %% ../nbs/13_evaluation.ipynb #2b26f55b
 def same_order(ds, # has .classes and .ids: what the labels of the training images mean
                val:Split, # evaluation images
               ): # returns nothing
@@ -53,7 +53,7 @@ def default_arch(ds, teacher=None): # the teacher's, else what the set remembers
     known = getattr(teacher, 'arch', None) or getattr(ds, 'config', {}).get('arch')
     return known or ('convnet3' if getattr(ds, 'size', 32) <= 64 else 'resnet18')
 
-# %% ../nbs/13_evaluation.ipynb #5990d0f5
+# %% ../nbs/13_evaluation.ipynb #d47af0a4
 def _key(ds, val, **kw):
     h = hashlib.sha256(json.dumps(kw, sort_keys=True, default=str).encode())
     for part in (ds, val):
@@ -63,16 +63,17 @@ def _key(ds, val, **kw):
 
 def _known(file, key):
     old = read_json(file) if file and Path(file).exists() else {}
-    return {r['seed']: r for r in old.get('runs', [])} if old.get('key') == key else {}
+    try: return {r['seed']: r for r in old['runs'] if is_number(r['last'], 0, 1) and is_number(r['best'], 0, 1)} if old['key'] == key else {}
+    except (KeyError, TypeError): return {}      # not what `evaluate` wrote: begin anew
 
-# %% ../nbs/13_evaluation.ipynb #d47af0a4
-def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, work, **kw):
+# %% ../nbs/13_evaluation.ipynb #d02ac394
+def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, checkpoint, **kw):
     with seeded(seed, 'student'): net = build(arch, len(ds.classes), size)
     hist = train(net, getattr(ds, 'split', ds), recipe, mean=mean, std=std, size=size, labels=labels, teacher=teacher, val=val, seed=seed, device=device,
-                 factor=getattr(ds, 'factor', 1), checkpoint=work and Path(work)/f'student-{seed}.ckpt', desc=f'student {seed}', **kw)
+                 factor=getattr(ds, 'factor', 1), checkpoint=checkpoint, desc=f'student {seed}', **kw)
     return dict(seed=seed, last=hist.last, best=hist.best, curve=hist.acc)
 
-# %% ../nbs/13_evaluation.ipynb #4b416a9c
+# %% ../nbs/13_evaluation.ipynb #1d3b1110
 def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              val:Split, # images to be classified
              recipe='ogm-basic', # name in `RECIPES`, or a `Recipe`
@@ -96,15 +97,18 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))
     if mean is None or std is None or size is None: raise OgmError('a plain split has no mean, std and size: pass them, or a teacher')
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not seeds: raise OgmError('seeds must be at least 1: the score is a mean over students')
     key = _key(ds, val, recipe=dataclasses.asdict(recipe), labels=labels, arch=arch, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
     runs = _known(out, key)
     for s in seeds:
-        if s not in runs: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, work=work, **kw)
+        checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'
+        if s not in runs: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, checkpoint=checkpoint, **kw)
         if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=dataclasses.asdict(recipe) | kw, labels=labels, arch=arch, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
+        if out and checkpoint and rank() == 0: checkpoint.unlink(missing_ok=True) # the score is on disk
     got = [runs[s] for s in seeds]
     return Score(title, labels, arch, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got])
 
-# %% ../nbs/13_evaluation.ipynb #a314c0e4
+# %% ../nbs/13_evaluation.ipynb #216ff76f
 def compare(a:Score, b:Score)->dict: # two scores on the same seeds
     "Paired comparison of two scores: mean difference, its standard deviation, two-sided p. Raises `OgmError` on different seeds."
     from scipy.stats import ttest_rel
@@ -113,7 +117,7 @@ def compare(a:Score, b:Score)->dict: # two scores on the same seeds
     p = float(ttest_rel(a.last, b.last).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
     return dict(difference=statistics.fmean(d), std=statistics.stdev(d) if len(d) > 1 else math.nan, p=p, n=len(d))
 
-# %% ../nbs/13_evaluation.ipynb #2e20dbca
+# %% ../nbs/13_evaluation.ipynb #cfbb0367
 def hlr(full:Score, distilled:Score)->float: # scores with hard labels
     "Hard-label recovery (DD-Ranking): accuracy lost against the whole set, as a fraction; smaller is better."
     if {full.labels, distilled.labels} != {'hard'}: raise OgmError('HLR compares scores with hard labels')
@@ -124,7 +128,7 @@ def ior(distilled:Score, random:Score)->float: # scores with the same labels and
     if (distilled.labels, distilled.recipe) != (random.labels, random.recipe): raise OgmError('IOR compares scores with the same labels and recipe')
     return distilled.mean - random.mean
 
-# %% ../nbs/13_evaluation.ipynb #61d4a744
+# %% ../nbs/13_evaluation.ipynb #1e1cb753
 def table(rows:dict, # row title -> {column title: Score or text}
          )->str: # Markdown
     "A Markdown table of scores in percent, mean ± standard deviation over seeds; what was not run stays empty."

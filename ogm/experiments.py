@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'RECIPES_', 'Row', 'find_row', 'make_start', 'make_images', 'run_row', 'read_rows', 'scores_of', 'run_table']
 
-# %% ../nbs/16_experiments.ipynb #d56893ba
+# %% ../nbs/16_experiments.ipynb #89d06291
 import dataclasses, resource, statistics, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from .rded import noise_set, random_set, rded
 from .synthesis import Settings, distill
 from .training import channel_stats, fit_teacher
 
-# %% ../nbs/16_experiments.ipynb #3284a099
+# %% ../nbs/16_experiments.ipynb #91a6aa97
 @dataclass(frozen=True)
 class Row:
     "One line of a table: a start and what is done with it."
@@ -43,7 +43,7 @@ ROWS = {
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
-# %% ../nbs/16_experiments.ipynb #91a6aa97
+# %% ../nbs/16_experiments.ipynb #89540a9d
 def find_row(name:str, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'
             )->Row: # the row
     "A named row, with settings changed after a colon. Raises `OgmError` on unknown names and fields."
@@ -58,7 +58,7 @@ def find_row(name:str, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'
         except ValueError: raise OgmError(f'row {name!r}: {v!r} is not a value for {k}') from None
     return dataclasses.replace(row, synthesis={**row.synthesis, **kw}, title=f'{row.title}, {changes}') if kw else row
 
-# %% ../nbs/16_experiments.ipynb #b2a8d505
+# %% ../nbs/16_experiments.ipynb #e3493a69
 def _peak(device): # bytes
     if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
@@ -81,7 +81,7 @@ def make_images(source, teacher, row, ipc, seed, device, work=None, targets=None
     ds = distill(source, teacher, start, target=targets[key], device=device, seed=seed, work=work, **row.synthesis)
     return ds, dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
 
-# %% ../nbs/16_experiments.ipynb #e3493a69
+# %% ../nbs/16_experiments.ipynb #bebb4f85
 RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
 def run_row(name:str, # see `find_row`
@@ -114,7 +114,7 @@ def run_row(name:str, # see `find_row`
     if rank() == 0: write_json(file, res)
     return res
 
-# %% ../nbs/16_experiments.ipynb #78150afe
+# %% ../nbs/16_experiments.ipynb #fb3fc4b1
 def read_rows(out, # directory of JSON files
               ipc:int|None=None, # only this many images per class
              )->list: # of dicts, in the order of `ROWS`
@@ -129,10 +129,10 @@ def scores_of(row:dict, # from `read_rows`
     "The scores of a row by labels and recipe."
     return {f"{s['labels']}, {s['recipe']}": Score(**s) for s in row['scores']}
 
-# %% ../nbs/16_experiments.ipynb #c137b96e
+# %% ../nbs/16_experiments.ipynb #b6fb6bfe
 def run_table(data:str='digits', # as for `ogm distill`
               out:str='results', # directory of JSON files
-              rows:str='random,rded,ogm', # names, separated by spaces or commas outside a setting list: use ';'
+              rows:str='random,rded,ogm', # names, separated by commas, or by ';' when one carries changes
               ipc:str='10', # images per class, e.g. '1,10,50'
               arch:str='convnet3-w32', # teacher
               students:str='', # students, separated by commas; empty: as the teacher
@@ -153,7 +153,7 @@ def run_table(data:str='digits', # as for `ogm distill`
                 r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), arch=student, epochs=epochs, seed=seed, device=dev, targets=targets)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #0dba5684
+# %% ../nbs/16_experiments.ipynb #8fd7ef2e
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('experiments.py'):
     from fastcore.script import anno_parser
     try: run_table(**{k: v for k, v in vars(anno_parser(run_table, 'python -m ogm.experiments').parse_args()).items() if k not in ('pdb', 'xtra')})

@@ -5,25 +5,28 @@
 # %% auto #0
 __all__ = ['conv_layers', 'watch', 'layer_gradient', 'collect', 'pseudo_gradients', 'real_target', 'running_mean']
 
-# %% ../nbs/10_gradients.ipynb #2ec4b892
-import contextlib
+# %% ../nbs/10_gradients.ipynb #ed53c76e
+import contextlib, time
+from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv2d_weight
-from .core import OgmError, progress, rank, sum_ranks, world_size
+from .core import CHECKPOINT_SECONDS, OgmError, address_seed, load_tensors, progress, rank, save_tensors, sum_ranks, world_size
 
-# %% ../nbs/10_gradients.ipynb #99c025e6
+# %% ../nbs/10_gradients.ipynb #9704bc3a
 def conv_layers(net:nn.Module, # any network
                 pattern:str|None=None, # regular expression on layer names; None leaves out short cuts only
                )->dict: # name -> nn.Conv2d, in the order of the network
     "The convolutions to match. Raises `OgmError` when there are none."
     import re
+    try: pattern and re.compile(pattern)
+    except (re.error, TypeError) as e: raise OgmError(f'{pattern!r} is no regular expression ({e}): give one that finds layer names') from e
     keep = (lambda n: re.search(pattern, n)) if pattern else (lambda n: 'downsample' not in n and 'shortcut' not in n)
     layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and keep(n)}
     if not layers: raise OgmError(f'no convolution to match in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
     return layers
 
-# %% ../nbs/10_gradients.ipynb #fb456911
+# %% ../nbs/10_gradients.ipynb #4d5e6bd5
 @contextlib.contextmanager
 def watch(layers:dict): # name -> module
     "Yields a dict that a forward pass inside the block fills with name -> (input, output)."
@@ -34,7 +37,7 @@ def watch(layers:dict): # name -> module
     finally:
         for h in hooks: h.remove()
 
-# %% ../nbs/10_gradients.ipynb #b7cfa35c
+# %% ../nbs/10_gradients.ipynb #bea4c395
 def _weight_sum(x_in, x_out, m, k): # weight gradient of a k-kernel conv, with the row of the ones subtracted
     kw = dict(stride=m.stride, padding=m.padding if k != (1, 1) else 0, dilation=m.dilation, groups=m.groups)
     c_in, n, h, w = x_in.shape[1]//m.groups, *(x_out.shape[i] for i in (0, 2, 3))
@@ -42,7 +45,7 @@ def _weight_sum(x_in, x_out, m, k): # weight gradient of a k-kernel conv, with t
     row = conv2d_weight(x_in, (m.groups, c_in, *k), x_out.new_ones(n, m.groups, h, w), **kw)
     return (full - row.repeat_interleave(m.out_channels//m.groups, 0)).flatten(1)/(h*w)
 
-# %% ../nbs/10_gradients.ipynb #927fefb6
+# %% ../nbs/10_gradients.ipynb #2dc927e5
 def _centre(x, m, hw): # x_in under the centre tap of each kernel position
     for i, n in enumerate(hw):
         first = m.dilation[i]*(m.kernel_size[i]//2) - m.padding[i]; last = first + (n - 1)*m.stride[i]
@@ -52,7 +55,7 @@ def _centre(x, m, hw): # x_in under the centre tap of each kernel position
     return x
 
 def layer_gradient(x_in:torch.Tensor, # (n, c_in, H, W), the layer's input
-                   x_out:torch.Tensor, # (n, c_out, h, w), its output before bias-free normalisation
+                   x_out:torch.Tensor, # (n, c_out, h, w), its output, before the norm that follows
                    m:nn.Conv2d, # the layer
                    view='kernel', # 'kernel' or 'channel'
                   )->torch.Tensor: # (c_out, c_in*k*k) or (c_out, c_in): SUM over images, mean over positions
@@ -62,7 +65,7 @@ def layer_gradient(x_in:torch.Tensor, # (n, c_in, H, W), the layer's input
     if view == 'channel': return _weight_sum(_centre(x_in, m, x_out.shape[2:]), x_out, m, (1, 1))
     raise OgmError(f"unknown view {view!r}: choose 'kernel' or 'channel'")
 
-# %% ../nbs/10_gradients.ipynb #75e326fd
+# %% ../nbs/10_gradients.ipynb #67a4c42e
 def collect(seen:dict, # name -> (input, output), from `watch`
             layers:dict, # name -> nn.Conv2d
             view='kernel', # 'kernel' or 'channel'
@@ -82,9 +85,17 @@ def pseudo_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers) as seen: net(x)
     return {n: G/len(x) for n, G in collect(seen, layers, view).items()}
 
-# %% ../nbs/10_gradients.ipynb #097dbcc1
+# %% ../nbs/10_gradients.ipynb #16de9f4e
 def _accumulate(total, G): return {n: total.get(n, 0) + g.to(torch.float32 if g.device.type == 'mps' else torch.float64) for n, g in G.items()}
 
+def _sums_file(work, view): return Path(work)/f'sums-{view}-{rank()}of{world_size()}.safetensors'
+
+def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of its images seen); what belongs to another run is not looked at
+    if not work or not _sums_file(work, view).exists(): return {}, 0
+    total, meta = load_tensors(_sums_file(work, view), device)
+    return (total, meta['done']) if meta.get('key') == key else ({}, 0)
+
+# %% ../nbs/10_gradients.ipynb #e16bbee2
 @torch.no_grad()
 def real_target(split, # real images: a `Split`
                 teacher, # frozen `Teacher`
@@ -92,17 +103,22 @@ def real_target(split, # real images: a `Split`
                 layers:dict|None=None, # name -> nn.Conv2d; None takes `conv_layers(teacher.net)`
                 batch_size=256, # images a forward pass; the result does not depend on it, but for rounding
                 device='cpu', # where to compute
+                work=None, # directory for the sums so far; None keeps none
+                every=CHECKPOINT_SECONDS, # seconds between writes
                )->dict: # name -> (c_out, m) float32 matrix, mean over all images
-    "Pseudo-gradients of a whole image set, shared out over ranks."
+    "Pseudo-gradients of a whole image set, shared out over ranks, resumable."
     teacher = teacher.to(device); layers = layers or conv_layers(teacher.net)
-    rows, total = torch.cat([torch.empty(0, dtype=torch.long), *torch.arange(len(split)).split(batch_size)[rank()::world_size()]]), {}
-    for x, _ in progress(split.batches(teacher.size, batch_size, rows), 'real target', total=-(-len(rows)//batch_size)):
+    rows = torch.cat([torch.empty(0, dtype=torch.long), *torch.arange(len(split)).split(batch_size)[rank()::world_size()]])
+    key = [teacher.sha256(), view, list(layers), len(split), batch_size, address_seed(0, split.labels.tolist())] if work else None
+    total, done = _sums_so_far(work, view, key, device); saved = time.monotonic()
+    for x, _ in progress(split.batches(teacher.size, batch_size, rows[done:]), 'real target', total=-(-len(rows)//batch_size), initial=done//batch_size):
         with watch(layers) as seen: teacher(teacher.normalize(x.to(device)))
-        total = _accumulate(total, collect(seen, layers, view))
+        total = _accumulate(total, collect(seen, layers, view)); done += len(x)
+        if work and time.monotonic() - saved >= every: save_tensors(_sums_file(work, view), total, key=key, done=done); saved = time.monotonic()
     zero = lambda n: torch.zeros(layers[n].out_channels, layers[n].weight[0].numel() if view == 'kernel' else layers[n].weight.shape[1], dtype=torch.float64, device=device)
     return {n: (sum_ranks(total[n] if n in total else zero(n))/len(split)).float() for n in layers}
 
-# %% ../nbs/10_gradients.ipynb #453c1e22
+# %% ../nbs/10_gradients.ipynb #72138e1a
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

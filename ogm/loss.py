@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['matching', 'orient', 'ogm_loss']
 
-# %% ../nbs/11_loss.ipynb #0c39ec90
+# %% ../nbs/11_loss.ipynb #7c4fd0f9
 import torch, torch.nn.functional as F
 from .core import OgmError
 from .polar import polar_many
 
-# %% ../nbs/11_loss.ipynb #d89bb1c6
+# %% ../nbs/11_loss.ipynb #20bba910
 def matching(G:dict, # name -> (r, c) matrix of the synthetic images; gradients flow through it
              target:dict, # name -> (r, c) orthogonalised (or raw) target, as from `orient`
              eps=1e-3, # damping, relative to the largest singular value; 0 is the literal equation
@@ -24,7 +24,7 @@ def matching(G:dict, # name -> (r, c) matrix of the synthetic images; gradients 
     if reduction not in ('sum', 'mean'): raise OgmError(f"unknown reduction {reduction!r}: choose 'sum' or 'mean'")
     return d if reduction == 'sum' else d/len(Q)
 
-# %% ../nbs/11_loss.ipynb #d7fa4854
+# %% ../nbs/11_loss.ipynb #0e2db5a1
 def orient(G:dict, # name -> (r, c) matrix
            eps=1e-3, # damping, relative to the largest singular value
            orthogonal=True, # False returns the matrices as they are
@@ -32,7 +32,7 @@ def orient(G:dict, # name -> (r, c) matrix
     "Orthogonal factor of every layer's matrix (Equations 19 and 20), differentiable."
     return polar_many(G, eps) if orthogonal else G
 
-# %% ../nbs/11_loss.ipynb #5db6878f
+# %% ../nbs/11_loss.ipynb #49e6d449
 def ogm_loss(logits:torch.Tensor, # (n, classes) of the augmented synthetic images
              labels:torch.Tensor, # (n,) int64 hard labels
              G:dict, # name -> matrix of the synthetic images

@@ -7,13 +7,14 @@ __all__ = ['IMAGENET', 'ConvNet', 'archs', 'build', 'normalize', 'denormalize', 
            'align', 'load_teacher']
 
 # %% ../nbs/03_models.ipynb #3ccace23
-import difflib, hashlib, json, re, warnings
+import difflib, hashlib, json, math, re, warnings
 from pathlib import Path
 import torch, torchvision
 from torch import nn
 from torch.func import functional_call
 from fastcore.basics import patch
 from .core import OgmError, load_tensors, rng, save_tensors
+from .data import is_number
 
 # %% ../nbs/03_models.ipynb #f73f576b
 def _norm(kind, c, side):
@@ -65,7 +66,16 @@ def _unknown(arch):
     near = difflib.get_close_matches(str(arch).lower(), archs(), n=3, cutoff=0.4) or archs()[:3]
     return OgmError(f'unknown architecture {arch!r}: did you mean {", ".join(near)}? (ConvNets: convnet3, convnet3-w32, convnet4-w64-in)')
 
-# %% ../nbs/03_models.ipynb #f95a02e5
+# %% ../nbs/03_models.ipynb #cc50bcd7
+def _convnet(arch, n_classes, size, width, depth, norm):
+    if width > 1024 or depth > 12 or size > 1024:
+        try:
+            with torch.device('meta'): n = sum(p.numel() for p in ConvNet(n_classes, size, width, depth, norm).parameters())
+        except (RuntimeError, OverflowError): n = math.inf
+        if n > 2**30: raise OgmError(f'{arch} at {size} px would have {n:.2g} parameters: choose a smaller width or depth')
+    return ConvNet(n_classes, size, width, depth, norm)
+
+# %% ../nbs/03_models.ipynb #06a8ef8c
 def _accepts(net, size):
     state = {k: v.to('meta') for k, v in [*net.named_parameters(), *net.named_buffers()]}
     was = net.training
@@ -79,14 +89,14 @@ def build(arch:str, # e.g. 'convnet3-w32', 'resnet18', any torchvision classifie
           size:int=32, # side of the input in pixels
          )->nn.Module: # untrained net, (b, 3, size, size) -> (b, n_classes)
     "An untrained network by name. Raises `OgmError` on an unknown name or an image too small for the architecture."
-    if m := _CONVNET.fullmatch(str(arch)): return ConvNet(n_classes, size, int(m[2] or 128), int(m[1]), m[3] or 'bn')
+    if m := _CONVNET.fullmatch(str(arch)): return _convnet(arch, n_classes, size, int(m[2] or 128), int(m[1]), m[3] or 'bn')
     if arch not in archs(): raise _unknown(arch)
     try: net = _torchvision(arch, n_classes, size)
-    except (ValueError, AssertionError, RuntimeError) as e: raise OgmError(f'{arch} cannot be built for images of {size} px ({e})') from e
+    except (ValueError, AssertionError, RuntimeError) as e: raise OgmError(f'{arch} cannot be built for images of {size} px ({" ".join(str(e).split())[:150]})') from e
     if not _accepts(net, size): raise OgmError(f'{arch} needs larger images than {size} px: choose convnet3 or resnet18, or a larger --size')
     return net
 
-# %% ../nbs/03_models.ipynb #5a68dca3
+# %% ../nbs/03_models.ipynb #2daad977
 def _rgb(v, x): return torch.tensor(v, device=x.device, dtype=torch.float32).view(3, 1, 1)
 
 def normalize(images:torch.Tensor, # uint8 (..., 3, h, w), 0..255
@@ -103,7 +113,7 @@ def denormalize(x:torch.Tensor, # float (..., 3, h, w)
     "What a network sees back to bytes, rounded to the nearest."
     return ((x.detach().float()*_rgb(std, x) + _rgb(mean, x))*255).round().clamp(0, 255).to(torch.uint8)
 
-# %% ../nbs/03_models.ipynb #209bf7e1
+# %% ../nbs/03_models.ipynb #2c7f62b5
 class _Pixels: # for a module that has .mean, .std and .device
     def normalize(self, images): return normalize(images, self.mean, self.std)
     def denormalize(self, x): return denormalize(x, self.mean, self.std)
@@ -111,7 +121,7 @@ class _Pixels: # for a module that has .mean, .std and .device
         "Black and white as the network sees them."
         return tuple(self.normalize(torch.full((1, 3, 1, 1), v, dtype=torch.uint8, device=self.device)) for v in (0, 255))
 
-# %% ../nbs/03_models.ipynb #2c7f62b5
+# %% ../nbs/03_models.ipynb #824ee461
 class Teacher(_Pixels, nn.Module):
     "A frozen network with all that is needed to use it rightly."
     def __init__(self,
@@ -144,7 +154,7 @@ class Teacher(_Pixels, nn.Module):
         names = ', '.join(self.classes[:3]) + (', …' if self.n_classes > 3 else '')
         return f'Teacher {self.arch}, {self.size} px, {self.n_classes} classes ({names}), accuracy {acc}'
 
-# %% ../nbs/03_models.ipynb #914a1c92
+# %% ../nbs/03_models.ipynb #71727d39
 def _plain(name): return re.sub(r'[\s_-]+', ' ', str(name).split(',')[0]).strip().lower()
 
 def _numbered(names): return list(names) == [str(i) for i in range(len(names))]
@@ -154,7 +164,7 @@ def _mismatch(have, want, kind):
     return OgmError(f'teacher and source disagree about the classes: of the source\'s {len(want)} {kind} the teacher does not know {less[:3]}, '
                     f'of the teacher\'s {len(have)} the source has not {more[:3]}; give a teacher trained on these classes')
 
-# %% ../nbs/03_models.ipynb #7f096415
+# %% ../nbs/03_models.ipynb #2ce8f43f
 def _find(have, want, kind):
     if have == want: return list(range(len(have)))
     if any(c not in have for c in want): raise _mismatch(have, want, kind)
@@ -171,7 +181,7 @@ def match_classes(teacher, # has .classes and .ids
     if have != want and len(have) == len(want) and (_numbered(have) or _numbered(want)): return list(range(len(have))), 'positions'
     return _find(have, want, 'names'), 'names'
 
-# %% ../nbs/03_models.ipynb #79ec814d
+# %% ../nbs/03_models.ipynb #05aa75e8
 @torch.no_grad()
 def check_teacher(teacher, # a `Teacher` whose columns are in the order of the split's labels
                   split, # labelled images
@@ -189,7 +199,7 @@ def check_teacher(teacher, # a `Teacher` whose columns are in the order of the s
                       'are its classes in the same order as the source\'s?', stacklevel=2)
     return acc
 
-# %% ../nbs/03_models.ipynb #6ba85cc6
+# %% ../nbs/03_models.ipynb #cea7c770
 def align(teacher:Teacher, # any teacher
           source, # a `Source`, or a pair (classes, ids)
          )->Teacher: # the same network, logits in the order of the source's classes
@@ -212,7 +222,7 @@ def aligned(self:Teacher, source)->Teacher: # as for `align`
 class _Names:
     def __init__(self, classes, ids=None): self.classes, self.ids = classes, ids
 
-# %% ../nbs/03_models.ipynb #c5227f64
+# %% ../nbs/03_models.ipynb #e3209a54
 @patch
 def _meta(self:Teacher):
     cols = None if self.columns is None else self.columns.tolist()
@@ -232,7 +242,7 @@ def sha256(self:Teacher)->str: # 64 hexadecimal digits
         h.update(k.encode()); h.update(v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/03_models.ipynb #e3209a54
+# %% ../nbs/03_models.ipynb #38450230
 def _read_pth(path):
     try:
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); state = torch.load(path, map_location='cpu', weights_only=True)
@@ -244,31 +254,47 @@ def _read_pth(path):
         raise OgmError(f'{str(path)!r} holds no state dict: save net.state_dict()')
     return {k.removeprefix('module.'): v for k, v in state.items()}
 
-# %% ../nbs/03_models.ipynb #38450230
+# %% ../nbs/03_models.ipynb #c170a4cc
 def _fill(net, state, arch, size, path):
     try: net.load_state_dict(state)
-    except RuntimeError as e: raise OgmError(f'{str(path)!r} does not fit {arch} at {size} px: {" ".join(str(e).split())[:200]}') from e
+    except (RuntimeError, TypeError, ValueError, KeyError) as e: raise OgmError(f'{str(path)!r} does not fit {arch} at {size} px: {" ".join(str(e).split())[:200]}') from e
     return net
 
 def _lines(ids): # a list, or a text file with one id a line
     try: return Path(ids).read_text().split() if isinstance(ids, (str, Path)) else ids
-    except OSError as e: raise OgmError(f'cannot read the class ids in {str(ids)!r}: {e.strerror}') from e
+    except (OSError, ValueError) as e: raise OgmError(f'cannot read the class ids in {str(ids)!r}: {getattr(e, "strerror", None) or "it is not text"}') from e
 
-# %% ../nbs/03_models.ipynb #c170a4cc
+# %% ../nbs/03_models.ipynb #15abbc84
+def _believable(meta, state, path):
+    "Raise `OgmError` for metadata that no teacher could have."
+    if not isinstance(meta, dict): raise OgmError(f'{str(path)!r} has no usable metadata: save the teacher again')
+    n, cols = meta.get('n_logits'), meta.get('columns'); count = lambda v, lo, hi: is_number(v, lo, hi, whole=True)
+    three = lambda v, lo: isinstance(v, list) and len(v) == 3 and all(is_number(x, lo, 1e6) for x in v)
+    texts = lambda v: isinstance(v, list) and len(v) and all(isinstance(x, str) for x in v) and (cols is None or len(v) == len(cols))
+    good = dict(arch=lambda v: isinstance(v, str), size=lambda v: count(v, 1, 8192), mean=lambda v: three(v, -1e6), std=lambda v: three(v, 1e-6), accuracy=lambda v: is_number(v, 0, 1),
+                n_logits=lambda v: count(v, 1, 1e9) and any(t.ndim and len(t) == v for t in state.values()),
+                columns=lambda v: isinstance(v, list) and n is not None and all(count(c, 0, n - 1) for c in v), classes=texts, ids=texts)
+    for k, ok in good.items():
+        if meta.get(k) is not None and not ok(meta[k]): raise OgmError(f'{str(path)!r} has an impossible {k} ({repr(meta[k])[:40]}): save the teacher again')
+
+# %% ../nbs/03_models.ipynb #275ea26e
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, ids=None):
     state, meta = load_tensors(path) if path.suffix == '.safetensors' else (_read_pth(path), {})
-    state = {k.removeprefix('module.'): v for k, v in state.items()}
+    state = {k.removeprefix('module.'): v for k, v in state.items()}; _believable(meta, state, path)
+    if not any(v.ndim for v in state.values()): raise OgmError(f'{str(path)!r} holds no weights: save the teacher again')
     arch, size, ids = arch or meta.get('arch'), size or meta.get('size') or 224, _lines(ids) or meta.get('ids')
     if not arch: raise OgmError(f'{str(path)!r} does not say which network it is for: give arch, for example convnet3')
     classes = classes or meta.get('classes') or ids
-    n = meta.get('n_logits') or len(classes or ()) or next(reversed(state.values())).flatten().shape[0]
+    n = meta.get('n_logits') or len(classes or ()) or next(reversed(state.values())).flatten().shape[0]; cols = meta.get('columns')
+    for k, names in dict(classes=classes, ids=ids).items():
+        if names and len(names) != (n if cols is None else len(cols)): raise OgmError(f'{str(path)!r} has {n if cols is None else len(cols)} outputs, but {len(names)} {k} are given')
     net = _fill(build(arch, n, size), state, arch, size, path)
     return Teacher(net, arch, size, mean or meta.get('mean') or IMAGENET['mean'], std or meta.get('std') or IMAGENET['std'],
-                   classes or range(n), ids, meta.get('accuracy'), meta.get('columns'), n)
+                   classes or range(n), ids, meta.get('accuracy'), cols, n)
 
-# %% ../nbs/03_models.ipynb #15abbc84
+# %% ../nbs/03_models.ipynb #513609de
 def _weights(name, which):
     try: every = torchvision.models.get_model_weights(name)
     except ValueError: raise _unknown(name) from None
@@ -286,7 +312,7 @@ def _from_torchvision(name, which=None, size=None, mean=None, std=None, classes=
     acc = w.meta.get('_metrics', {}).get('ImageNet-1K', {}).get('acc@1')
     return Teacher(net, name, size or t.crop_size[0], mean, std, classes or w.meta['categories'], _lines(ids), acc and acc/100)
 
-# %% ../nbs/03_models.ipynb #34197020
+# %% ../nbs/03_models.ipynb #6c32fc80
 def load_teacher(spec, # 'torchvision:NAME[.WEIGHTS]', a .safetensors or .pth file, or a `Teacher`
                  source=None, # a `Source` to align with; None leaves the classes as they are
                  arch:str=None, # needed for .pth files

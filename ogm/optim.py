@@ -12,8 +12,8 @@ from .polar import by_shape, newton_schulz, polar
 
 # %% ../nbs/05_optim.ipynb #3cbbe119
 def _dense(g):
-    if g.layout != torch.strided or g.is_complex(): raise OgmError(f'gradient of shape {tuple(g.shape)} is sparse or complex: these optimisers take dense real gradients')
-    return g
+    if g.layout == torch.strided and not g.is_complex(): return g
+    raise OgmError(f'gradient of shape {tuple(g.shape)} is sparse or complex: these optimisers take dense real gradients')
 
 def _check(group):
     for k in ('lr', 'weight_decay', 'eps'):

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['grid', 'show_images', 'show_sets', 'save_grid', 'mean_spread', 'plot_curves', 'plot_spectra']
 
-# %% ../nbs/02_plots.ipynb #989d9271
+# %% ../nbs/02_plots.ipynb #6e7caf34
 import math
 import numpy as np, torch
 from .core import OgmError, whole
 
-# %% ../nbs/02_plots.ipynb #a6ac18a9
+# %% ../nbs/02_plots.ipynb #1e777418
 def _cells(images):
     "List of uint8 or [0, 1] float (3, h, w), or a tensor of them -> uint8 (n, 3, H, W) on white."
     images = [torch.as_tensor(x).detach().cpu() for x in images]
@@ -33,7 +33,7 @@ def grid(images, # uint8 (n, 3, h, w) or list of (3, h, w); floats are taken as 
         top, left = i//ncol*(h+gap), i%ncol*(w+gap); out[:, top:top+h, left:left+w] = im
     return out
 
-# %% ../nbs/02_plots.ipynb #6f03e9d5
+# %% ../nbs/02_plots.ipynb #832b700f
 def _figure(nrow, ncol, w, h):
     "An empty `Figure` of nrow x ncol axes, each w x h inches."
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def show_images(images, # uint8 (n, 3, h, w) or list of (3, h, w); floats are ta
     for ax, im, t in zip(axs.flat, x, titles): _draw(ax, im); ax.set_title(str(t), fontsize=8, pad=2)
     return fig
 
-# %% ../nbs/02_plots.ipynb #50b6b9c1
+# %% ../nbs/02_plots.ipynb #fa3f3b07
 def show_sets(sets:dict, # name -> images, as for `show_images`
               ncol:int|None=None, # columns of each set
               scale:float=0.35, # inches per image
@@ -73,7 +73,7 @@ def show_sets(sets:dict, # name -> images, as for `show_images`
     for ax, (name, g) in zip(axs.flat, grids.items()): _draw(ax, g); ax.set_title(name, fontsize=9)
     return fig
 
-# %% ../nbs/02_plots.ipynb #cd9e8fd9
+# %% ../nbs/02_plots.ipynb #27a4bc93
 def save_grid(path, # PNG file to write
               images, # as for `show_images`
               ncol:int|None=None, # columns
@@ -86,7 +86,7 @@ def save_grid(path, # PNG file to write
     g = grid(x.repeat_interleave(k, 2).repeat_interleave(k, 3), ncol, gap)
     with whole(path) as tmp: Image.fromarray(g.permute(1, 2, 0).numpy()).save(tmp, format='PNG')
 
-# %% ../nbs/02_plots.ipynb #50a6fb08
+# %% ../nbs/02_plots.ipynb #1018199b
 def mean_spread(runs, # list of runs, each a list of numbers; or one run
                )->tuple: # (mean, sample standard deviation), arrays over time; spread 0 for one run
     "Mean and spread over runs, as far as all of them go."
@@ -111,7 +111,7 @@ def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per 
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title or '', yscale='log' if log else 'linear'); ax.legend(frameon=False, fontsize=8)
     ax.spines[['top', 'right']].set_visible(False); return ax.figure
 
-# %% ../nbs/02_plots.ipynb #8720da0c
+# %% ../nbs/02_plots.ipynb #7a6ca82a
 def plot_spectra(matrices:dict, # name -> matrix (m, n), or its singular values
                  title:str|None=None, # text above
                  relative:bool=True, # divide each by its largest value

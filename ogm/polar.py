@@ -100,7 +100,8 @@ class _Polar(torch.autograd.Function):
 
 # %% ../nbs/04_polar.ipynb #80b6f9ae
 def _method(G, eps, method):
-    if eps < 0 or method not in (None, 'gram', 'svd', 'newton'): raise OgmError(f"polar takes eps >= 0 and method 'gram', 'svd' or 'newton', got {eps} and {method!r}")
+    if eps < 0 or method not in (None, 'gram', 'svd', 'newton'):
+        raise OgmError(f"polar takes eps >= 0 and method 'gram', 'svd' or 'newton', got {eps} and {method!r}")
     if method == 'newton' and eps < 1e-4: raise OgmError(f"polar's method 'newton' needs a damping eps of at least 1e-4, got {eps}: use 'gram'")
     if method: return method
     if G.dtype == torch.float64 and eps < 1e-6: return 'svd'
@@ -110,7 +111,7 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
           eps:float=0., # damping relative to the largest singular value, >= 0; 0 is Equation 19 to the letter
           method:str|None=None, # 'gram' (float64 eigenvectors of G Gᵀ), 'svd', 'newton' (products alone, eps >= 1e-4); None chooses
          )->torch.Tensor: # same shape and dtype; singular values s/√(s² + (eps·s₁)²)
-    "Equations 19 and 20, U Vᵀ = (G Gᵀ)^(-1/2) G, damped by `eps`, differentiable once. Raises `OgmError` for vectors, integers, unknown methods and, on a CPU, NaN."
+    "Equations 19, 20: U Vᵀ = (G Gᵀ)^(-1/2) G, damped by `eps`, once differentiable. Raises `OgmError` for vectors, integers, bad options and, on a CPU, NaN."
     if G.ndim < 2 or not G.is_floating_point(): raise OgmError(f'polar needs real floating-point matrices, got {G.dtype} of shape {tuple(G.shape)}')
     method = _method(G, eps, method)
     if not G.numel(): return G.clone()

@@ -7,10 +7,11 @@ __all__ = ['AREA', 'default_factor', 'crop_batches', 'realism', 'select', 'pack'
 
 # %% ../nbs/09_rded.ipynb #9ea60cbe
 import os, warnings
+from pathlib import Path
 import torch, torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
-from .core import OgmError, pick_device, progress, rank, rng, sum_ranks, world_size
+from .core import OgmError, address_seed, load_tensors, pick_device, progress, rank, rng, save_tensors, sum_ranks, world_size
 from .distilled import DistilledSet
 from .models import denormalize, match_classes
 from .patches import crop_resize, fit_boxes, stitch
@@ -69,7 +70,7 @@ def _in_memory(split, rows, cell, n_crops, seed, device): # crops of some rows, 
 def crop_batches(split, # images; `Split`
                  rows:torch.Tensor, # which, in the wanted order
                  cell:int, # side of a crop, px
-                 batch_size:int, # images a batch
+                 batch_size, # images a batch; a list gives each batch its own number
                  n_crops:int=5, # crops an image
                  seed:int=0, # the run's seed
                  device='cpu', # where images held in memory are cut
@@ -81,7 +82,7 @@ def crop_batches(split, # images; `Split`
         for r in rows.split(batch_size): yield _in_memory(split, r, cell, n_crops, seed, device)
         return
     if workers is None: workers = min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1))) if len(rows) > 256 else 0
-    for b in DataLoader(_Crops(split, rows, cell, n_crops, seed), batch_size, num_workers=workers, collate_fn=_stack, generator=torch.Generator()):
+    for b in DataLoader(_Crops(split, rows, cell, n_crops, seed), batch_sampler=[r.tolist() for r in torch.arange(len(rows)).split(batch_size)], num_workers=workers, collate_fn=_stack, generator=torch.Generator()):
         if isinstance(b, str): raise OgmError(b)
         yield b
 
@@ -120,15 +121,20 @@ def pack(crops:torch.Tensor, # (ipc*factor², 3, cell, cell) of one class, best 
 
 # %% ../nbs/09_rded.ipynb #e1bc31e4
 def _scored(split, classes, n, teacher, cell, n_crops, seed, batch_size, workers): # yields (class, crops, scores (images, n_crops))
-    rows = torch.cat([torch.tensor([], dtype=torch.long), *(_shuffled(split, c, n, seed) for c in classes)]) # none on an idle rank
-    labels, held, at = split.labels[rows], {}, 0
-    left = torch.bincount(labels, minlength=split.n_classes)
-    for crops in crop_batches(split, rows, cell, max(1, batch_size//n_crops), n_crops, seed, teacher.device, workers):
-        y = labels[at:at + len(crops)]; at += len(crops)
-        s = realism(teacher, crops.flatten(0, 1), y.repeat_interleave(n_crops)).view(-1, n_crops); crops = crops.cpu()
-        for c in y.unique_consecutive().tolist():
-            held.setdefault(c, []).append((crops[y == c], s[y == c])); left[c] -= (y == c).sum()
-            if left[c] == 0: yield c, *map(torch.cat, zip(*held.pop(c)))
+    batches = [(c, r) for c in classes for r in _shuffled(split, c, n, seed).split(max(1, batch_size//n_crops))]
+    if not batches: return # an idle rank
+    rows, sizes, held = torch.cat([r for _, r in batches]), [len(r) for _, r in batches], []
+    stream = crop_batches(split, rows, cell, sizes, n_crops, seed, teacher.device, workers)
+    for (c, r), crops, (after, _) in zip(batches, stream, [*batches[1:], (None, 0)]):
+        s = realism(teacher, crops.flatten(0, 1), torch.full((len(r)*n_crops,), c)).view(-1, n_crops); held.append((crops.cpu(), s))
+        if after != c: yield c, *map(torch.cat, zip(*held)); held = []
+
+def _class_file(work, c): return Path(work)/f'class-{c:05d}.safetensors'
+
+def _kept_class(work, c, key): # its images and scores, if they were made by the same request
+    if not work or not _class_file(work, c).exists(): return None
+    t, meta = load_tensors(_class_file(work, c))
+    return t if meta.get('key') == key else None
 
 def _in_order(teacher, source): # the teacher with its columns in the source's order
     return teacher if match_classes(teacher, source)[0] == list(range(teacher.n_classes)) else teacher.aligned(source)
@@ -146,6 +152,7 @@ def rded(source, # `Source`: RDED picks from its training images
          batch_size:int=200, # crops in one pass of the teacher
          workers:int|None=None, # decoding processes; None picks, 0 stays in this one
          return_scores:bool=False, # also return (ipc*C, factor²) scores of the chosen crops
+         work=None, # directory that keeps each finished class, to continue from
         ): # `DistilledSet` of the teacher's size, row k*C + c is image k of class c; with its scores if asked for
     "RDED. Raises `OgmError` on foreign classes, an unreadable file, and more images than a class can give."
     split, teacher = source.train, _in_order(teacher, source).to(pick_device(device))
@@ -154,9 +161,13 @@ def rded(source, # `Source`: RDED picks from its training images
     need = _check_request(split, ipc, factor, size, n_crops); C = split.n_classes
     images, scores = torch.zeros(ipc, C, 3, size, size, dtype=torch.uint8), torch.zeros(ipc, C, factor**2)
     mine = range(rank(), C, world_size()); bar = progress(None, 'RDED', total=len(mine))
-    for c, crops, s in _scored(split, mine, max(n_images, need), teacher, size//factor, n_crops, seed, batch_size, workers):
+    key = [teacher.sha256(), ipc, factor, n_images, n_crops, seed, batch_size, address_seed(0, split.labels.tolist())] if work else None
+    known = {c: t for c in mine if (t := _kept_class(work, c, key))}; bar.update(len(known))
+    for c, t in known.items(): images[:, c], scores[:, c] = t['images'], t['scores']
+    for c, crops, s in _scored(split, [c for c in mine if c not in known], max(n_images, need), teacher, size//factor, n_crops, seed, batch_size, workers):
         i, k = select(s, need); bar.update()
         images[:, c], scores[:, c] = pack(crops[i, k], factor, size), s[i, k].view(factor**2, ipc).T.float()
+        if work: save_tensors(_class_file(work, c), dict(images=images[:, c], scores=scores[:, c]), key=key)
     bar.close()
     if world_size() > 1: images, scores = (torch.stack([sum_ranks(t.to(teacher.device)).cpu() for t in ts]) for ts in (images, scores))
     scores = scores.flatten(0, 1)

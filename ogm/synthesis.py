@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['Settings', 'draw_views', 'look', 'share_sums', 'own_rows', 'gather_rows', 'Synthesis', 'distill']
 
-# %% ../nbs/12_synthesis.ipynb #56e9515a
-import dataclasses, hashlib, json, math
+# %% ../nbs/12_synthesis.ipynb #0b07cfe1
+import dataclasses, hashlib, json, math, re
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from .core import OgmError, Stopped, any_rank, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
+from .data import is_number
 from .distilled import DistilledSet
 from .gradients import collect, conv_layers, real_target, running_mean, watch
 from .loss import ogm_loss, orient
 from .patches import crop_boxes, crop_resize
 
-# %% ../nbs/12_synthesis.ipynb #76cb1218
+# %% ../nbs/12_synthesis.ipynb #dba9afd0
 @dataclass
 class Settings:
     "What decides the result of a synthesis: Table 8, column Image Synthesis. Raises `OgmError` on impossible values."
@@ -36,13 +37,19 @@ class Settings:
     seed:int=0 # of the views
 
     def __post_init__(self):
-        self.betas, self.scale = tuple(self.betas), tuple(self.scale)
-        for k, ok in dict(iters=self.iters >= 0, batch=self.batch >= 1, lr=self.lr > 0, gamma=self.gamma >= 0, eps=0 <= self.eps < 1, view=self.view in ('kernel', 'channel'),
-                          reduction=self.reduction in ('sum', 'mean'), scale=len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] <= 1,
-                          betas=len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)).items():
+        for k in ('betas', 'scale'):
+            if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
+        n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
+        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eps=n(self.eps, 0) and self.eps < 1,
+                          view=self.view in ('kernel', 'channel'), reduction=self.reduction in ('sum', 'mean'), scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
+                          betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: see the settings of synthesis')
 
-# %% ../nbs/12_synthesis.ipynb #96588dc7
+def _is_pattern(v): # None, or a regular expression
+    try: return v is None or isinstance(v, str) and bool(re.compile(v))
+    except (re.error, RecursionError, OverflowError): return False
+
+# %% ../nbs/12_synthesis.ipynb #858c8390
 def draw_views(n:int, # images
                side:int, # of an image in pixels
                factor:int, # patches a side; 1 looks at the whole image
@@ -63,7 +70,7 @@ def look(x:torch.Tensor, # (n, 3, s, s) normalised images
     out = crop_resize(x, boxes, x.shape[-1])
     return torch.where(flips.to(x.device)[:, None, None, None], out.flip(-1), out)
 
-# %% ../nbs/12_synthesis.ipynb #f24d0535
+# %% ../nbs/12_synthesis.ipynb #d34171fe
 def share_sums(G:dict, # name -> matrix, sum over this rank's images
               )->dict: # name -> matrix, sum over all ranks' images; gradients reach this rank's images only
     "All-reduce of all layers at once, in one message."
@@ -87,7 +94,7 @@ def gather_rows(t:torch.Tensor, # (own rows, ...)
     parts = gather_ranks(padded).chunk(world_size()); short = n % world_size()
     return torch.cat([p if r < short or not short else p[:most-1] for r, p in enumerate(parts)])
 
-# %% ../nbs/12_synthesis.ipynb #750301d7
+# %% ../nbs/12_synthesis.ipynb #ef4b7091
 class Synthesis:
     "One run of Algorithm 2: call `step` until `done`. See `distill` for the way to use it."
     def __init__(self, teacher, # frozen `Teacher`, its classes in the order of the labels
@@ -98,6 +105,8 @@ class Synthesis:
         self.teacher, self.start, self.s, self.device = teacher.to(device), start, settings, torch.device(device)
         self.layers, (self.lo, self.hi) = conv_layers(teacher.net, settings.layers), self.teacher.bounds()
         if missing := [n for n in self.layers if n not in target]: raise OgmError(f'the real target lacks layer {missing[0]!r}: compute it with the same layers')
+        if odd := [n for n, m in self.layers.items() if target[n].shape != (m.out_channels, m.weight[0].numel() if settings.view == 'kernel' else m.weight.shape[1])]:
+            raise OgmError(f'the real target has another shape than layer {odd[0]!r}: compute it again, with this teacher and this view')
         if bad := [n for n in self.layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
         self.target = orient({n: target[n].to(device) for n in self.layers}, settings.eps, settings.orthogonal)
         self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
@@ -110,7 +119,7 @@ class Synthesis:
     @property
     def done(self): return self.b > self.n_batches
 
-# %% ../nbs/12_synthesis.ipynb #ef4b7091
+# %% ../nbs/12_synthesis.ipynb #431af00c
 def _load_batch(self):
     "Pixels, labels and a fresh Adam for batch `b`."
     rows = slice((self.b-1)*self.size, self.b*self.size)
@@ -130,7 +139,7 @@ def _gradients(self):
 
 Synthesis.load_batch, Synthesis.gradients = _load_batch, _gradients
 
-# %% ../nbs/12_synthesis.ipynb #4199d018
+# %% ../nbs/12_synthesis.ipynb #10478dae
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
@@ -143,6 +152,7 @@ def _step(self):
     self.t += 1
     return ce.detach(), d.detach(), G
 
+# %% ../nbs/12_synthesis.ipynb #1fa0a720
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
@@ -156,7 +166,7 @@ def _advance(self, G):
 
 Synthesis.step, Synthesis.where, Synthesis.diagnose, Synthesis.advance = _step, _where, _diagnose, _advance
 
-# %% ../nbs/12_synthesis.ipynb #20df17dd
+# %% ../nbs/12_synthesis.ipynb #567fb22a
 def _fingerprint(self):
     h = hashlib.sha256(json.dumps([dataclasses.asdict(self.s), self.size]).encode())
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
@@ -167,6 +177,7 @@ def _state(self):
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
 
+# %% ../nbs/12_synthesis.ipynb #cfb9a79f
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -177,13 +188,13 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #1fa0a720
+# %% ../nbs/12_synthesis.ipynb #7dc55de5
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
     if not file.exists(): return
     state, meta = load_tensors(file, self.device)
-    if meta.get('key') != self.key: raise OgmError(f'{str(file)!r} belongs to other settings or images: choose another --out or delete that file')
+    if not isinstance(meta, dict) or meta.get('key') != self.key: raise OgmError(f'{str(file)!r} belongs to other settings or images: choose another --out or delete that file')
     self.finished = [_finished(work, b, self.key) for b in range(1, meta['b'])]
     self.b, self.t, self.log = meta['b'], meta['t'], meta['log']
     self.past = {n[5:]: g for n, g in state.items() if n.startswith('past.')} or None
@@ -191,7 +202,7 @@ def _resume(self, work):
 
 def _finished(work, b, key):
     t, meta = load_tensors(_batch_file(work, b))
-    if meta.get('key') != key: raise OgmError(f'{str(_batch_file(work, b))!r} belongs to another run: delete it')
+    if not isinstance(meta, dict) or meta.get('key') != key: raise OgmError(f'{str(_batch_file(work, b))!r} belongs to another run: delete it')
     return t['images']
 
 def _restore(self, state):
@@ -200,7 +211,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #567fb22a
+# %% ../nbs/12_synthesis.ipynb #491da650
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -212,11 +223,11 @@ def _run(self, work=None, every=100, log_every=20):
             bar.update(); halt = any_rank(bool(stop))
             if self.t >= self.s.iters: self.advance(G)
             if work and (halt or self.done or self.t % every == 0): self.save(work)
-            if halt and not self.done: raise Stopped(f'stopped at batch {self.b} of {self.n_batches}, step {self.t}' + ('; repeat the command to continue' if work else ''))
+            if halt and (work or not self.done): raise Stopped(f'synthesis stopped at batch {min(self.b, self.n_batches)} of {self.n_batches}, step {self.t if not self.done else self.s.iters}' + ('; repeat the command to continue' if work else ''))
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #cfb9a79f
+# %% ../nbs/12_synthesis.ipynb #c1036852
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them
             start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`

@@ -6,19 +6,20 @@
 __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'lr_factor', 'make_optimizer', 'draw', 'augment', 'mix', 'hard_loss', 'soft_loss',
            'channel_stats', 'epoch_batches', 'accuracy', 'History', 'build_seeded', 'train', 'fit_teacher']
 
-# %% ../nbs/07_training.ipynb #37ece6d0
+# %% ../nbs/07_training.ipynb #23083be9
 import copy, dataclasses, hashlib, math, time, warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 import torch, torch.distributed as dist, torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
-from .core import OgmError, pick_device, progress, rank, rng, seeded, sum_ranks, whole, world_size
-from .data import MEMORY
+from .core import CHECKPOINT_SECONDS, OgmError, Stopped, address_seed, any_rank, gather_ranks, pick_device, progress, rank, rng, seeded, stop_signals, sum_ranks, whole, world_size
+from .data import MEMORY, is_number
 from .models import Teacher, build, normalize
 from .optim import Muon
 from .patches import crop_boxes, crop_resize, resize, stitch, unstitch
 
-# %% ../nbs/07_training.ipynb #e10b72ec
+# %% ../nbs/07_training.ipynb #8ea15e6b
 @dataclass(frozen=True)
 class Recipe:
     "Hyperparameters of one training, as in Tables 7 and 8."
@@ -44,7 +45,7 @@ class Recipe:
     T: float = 20. # temperature of soft labels
     smoothing: float = 0. # label smoothing of hard labels
 
-# %% ../nbs/07_training.ipynb #962570aa
+# %% ../nbs/07_training.ipynb #678dc18e
 _T7 = dict(batch_size=256, lr=0.2, weight_decay=1e-4, epochs=300)
 _ABLATION = Recipe('muon', lr=0.1, weight_decay=1e-4, momentum=(0.7, 0.9))
 RECIPES = {
@@ -59,13 +60,13 @@ RECIPES = {
 }
 RECIPES |= {f'{k}-full': dataclasses.replace(RECIPES[k], epochs=60) for k in ('sgd', 'muon')}
 
-# %% ../nbs/07_training.ipynb #678dc18e
+# %% ../nbs/07_training.ipynb #60326072
 def get_recipe(recipe, # a name in `RECIPES`, or a `Recipe`
                **changes, # fields to replace; None leaves a field as it is
               )->Recipe: # the record
     "A recipe with changes. Raises `OgmError` on an unknown name or field, or a value that cannot be."
     if not isinstance(recipe, Recipe):
-        if recipe not in RECIPES: raise OgmError(f'unknown recipe {recipe!r}: choose {", ".join(RECIPES)}')
+        if not isinstance(recipe, str) or recipe not in RECIPES: raise OgmError(f'unknown recipe {recipe!r}: choose {", ".join(RECIPES)}')
         recipe = RECIPES[recipe]
     try: r = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     except TypeError: raise OgmError(f'a recipe has no field {", ".join(set(changes) - set(vars(recipe)))}: it has {", ".join(vars(recipe))}') from None
@@ -77,10 +78,16 @@ def _checked(r):
     for k, v in choices.items():
         if getattr(r, k) not in v: raise OgmError(f'{k} must be one of {", ".join(v)}, not {getattr(r, k)!r}')
     for k in ('epochs', 'batch_size', 'lr', 'T'):
-        if not getattr(r, k) > 0: raise OgmError(f'{k} must be positive, not {getattr(r, k)}')
+        if not is_number(v := getattr(r, k), 0, whole=k in ('epochs', 'batch_size')) or v == 0: raise OgmError(f'{k} must be positive{" and whole"*(k in ("epochs", "batch_size"))}, not {v!r}')
+    pair, share = lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(is_number(b, 0, 1) and b < 1 for b in v), lambda v: is_number(v, 0, 1)
+    fits = dict(weight_decay=is_number(r.weight_decay, 0), momentum=pair(r.momentum), betas=pair(r.betas), gamma=share(r.gamma), drop_every=share(r.drop_every) and r.drop_every > 0,
+                warmup=share(r.warmup) and r.warmup < 1, scale=r.scale in (None, 'factor') or share(r.scale) and r.scale > 0, shift=is_number(r.shift, 0, .5), smoothing=share(r.smoothing),
+                **{k: isinstance(getattr(r, k), bool) for k in ('nesterov', 'smooth', 'flip', 'shuffle')})
+    for k, ok in fits.items():
+        if not ok: raise OgmError(f'{k} = {getattr(r, k)!r} is not possible in a recipe')
     return r
 
-# %% ../nbs/07_training.ipynb #acfe26be
+# %% ../nbs/07_training.ipynb #ce3e0cd6
 def lr_factor(recipe:Recipe, # which schedule
               t:float, # share of the training that is done, 0 <= t < 1
              )->float: # multiplies `recipe.lr`
@@ -93,7 +100,7 @@ def lr_factor(recipe:Recipe, # which schedule
     if recipe.schedule == 'step': return recipe.gamma**int(t/recipe.drop_every + 1e-9)
     return 1.
 
-# %% ../nbs/07_training.ipynb #2a87bd6d
+# %% ../nbs/07_training.ipynb #88e04994
 def make_optimizer(net, # any module
                    recipe:Recipe, # what to make
                   )->torch.optim.Optimizer: # over the parameters of `net` that take gradients
@@ -103,7 +110,7 @@ def make_optimizer(net, # any module
     if r.optimizer == 'adamw': return torch.optim.AdamW(ps, lr=r.lr, betas=tuple(r.betas), weight_decay=r.weight_decay)
     return Muon(ps, lr=r.lr, momentum=r.momentum[0], vector_momentum=r.momentum[1], weight_decay=r.weight_decay, method=r.method, nesterov=r.nesterov)
 
-# %% ../nbs/07_training.ipynb #b06f11f5
+# %% ../nbs/07_training.ipynb #3ce5c075
 def _cut_box(side, g): # (top, bottom, left, right), and the share of the image that stays
     u, cy, cx = torch.rand(3, generator=g).tolist()
     half, cy, cx = int(side*(1 - u)**.5)//2, int(cy*side), int(cx*side)
@@ -126,7 +133,7 @@ def draw(recipe:Recipe, # what varies
     if mix: d['partner'] = torch.randperm(n, generator=g); d['box'], d['keep'] = _cut_box(side, g)
     return d
 
-# %% ../nbs/07_training.ipynb #03ab958e
+# %% ../nbs/07_training.ipynb #cfe8f212
 def _shuffle(x, factor, cells): # reorder the rows and the columns of each mosaic
     c, (rows, cols) = unstitch(x, factor).unflatten(0, (-1, factor, factor)), cells.unbind(1)
     i = torch.arange(len(x), device=x.device)[:, None, None]
@@ -134,7 +141,7 @@ def _shuffle(x, factor, cells): # reorder the rows and the columns of each mosai
 
 def _shift(x, by, recipe): # cut the image out of its mirrored surroundings, `by` pixels from the corner
     s, p = x.shape[-1], max(1, round(recipe.shift*x.shape[-1]))
-    x = F.pad(x, (p,)*4, 'reflect').unfold(2, s, 1).unfold(3, s, 1)
+    x = F.pad(x, (p,)*4, 'reflect' if p < s else 'replicate').unfold(2, s, 1).unfold(3, s, 1)
     return x[torch.arange(len(x), device=x.device), :, by[:, 0], by[:, 1]]
 
 def augment(x:torch.Tensor, # float (b, 3, s, s), 0..255
@@ -152,7 +159,7 @@ def augment(x:torch.Tensor, # float (b, 3, s, s), 0..255
     if 'flip' in d: x = torch.where(of('flip')[:, None, None, None], x.flip(-1), x)
     return x
 
-# %% ../nbs/07_training.ipynb #98ff30af
+# %% ../nbs/07_training.ipynb #c59055dc
 def mix(x:torch.Tensor, # (b, 3, s, s)
         other:torch.Tensor, # (b, 3, s, s), the partners
         d:dict, # from `draw`, with a box
@@ -162,7 +169,7 @@ def mix(x:torch.Tensor, # (b, 3, s, s)
     x[:, :, t:b, l:r] = other[:, :, t:b, l:r]
     return x
 
-# %% ../nbs/07_training.ipynb #2ecbbd14
+# %% ../nbs/07_training.ipynb #a1d03d7e
 def hard_loss(logits, # (b, C)
               y, # (b,) classes
               y2=None, # (b,) classes of the pasted boxes
@@ -180,7 +187,7 @@ def soft_loss(logits, # (b, C) of the student
     "KL divergence an image from the teacher's softened answer, without a factor of T²."
     return F.kl_div((logits/T).log_softmax(1), (target/T).log_softmax(1), reduction='none', log_target=True).sum(1)
 
-# %% ../nbs/07_training.ipynb #3449e07a
+# %% ../nbs/07_training.ipynb #6ed10ae6
 def channel_stats(split, # images
                   size:int, # side to look at them
                   n:int=5000, # images at most, evenly spread
@@ -193,7 +200,7 @@ def channel_stats(split, # images
     mean, square = s/count
     return tuple(mean.tolist()), tuple((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-3).tolist())
 
-# %% ../nbs/07_training.ipynb #9331060e
+# %% ../nbs/07_training.ipynb #7757d97a
 def epoch_batches(n:int, # images
                   batch_size:int, # over all ranks
                   g:torch.Generator, # decides the order
@@ -204,7 +211,7 @@ def epoch_batches(n:int, # images
     if len(out) > 1 and len(out[-1]) < max(2, world_size()): out[-2:] = [torch.cat(out[-2:])]
     return out
 
-# %% ../nbs/07_training.ipynb #faa2a71b
+# %% ../nbs/07_training.ipynb #c1f18211
 def _stream(split, size, rows, workers=None): # yields uint8 (len(r), 3, size, size) for r in rows
     pieces, x = iter(split.batches(size, 64, torch.cat(rows), workers)), None
     for r in rows:
@@ -227,7 +234,7 @@ class _Feed:
         if self.bytes is not None: h.update(self.bytes.cpu().numpy().tobytes())
         return h.hexdigest()
 
-# %% ../nbs/07_training.ipynb #53e39bc0
+# %% ../nbs/07_training.ipynb #7f88d994
 @dataclass
 class _Job:
     "Everything one training needs at every step."
@@ -242,7 +249,7 @@ class _Job:
         mine = lambda b: torch.arange(len(b))[rank()::world_size()]
         return [(b, draw(self.recipe, len(b), self.size, self.factor, self.mixes, rng(self.seed, 'batch', epoch, k)), mine(b)) for k, b in enumerate(batches)]
 
-# %% ../nbs/07_training.ipynb #bff7de23
+# %% ../nbs/07_training.ipynb #161f6327
 def _rows(d, mine): # the rows a rank must see: its own, and their partners when these are elsewhere
     return torch.cat([mine, d['partner'][mine]]) if 'partner' in d and world_size() > 1 else mine
 
@@ -255,7 +262,7 @@ def _answers(job, x): # the teacher's logits
     t = job.teacher
     with torch.no_grad(): return t(t.normalize(x if t.size == job.size else resize(x, t.size))).float()
 
-# %% ../nbs/07_training.ipynb #4cdb9a72
+# %% ../nbs/07_training.ipynb #0b18f5ee
 def _loss(job, net, images, b, d, mine): # (number of this rank's images,)
     x = _view(job, images, d, mine); z = normalize(x, job.mean, job.std)
     if job.channels_last: z = z.contiguous(memory_format=torch.channels_last)
@@ -265,11 +272,12 @@ def _loss(job, net, images, b, d, mine): # (number of this rank's images,)
     other = y[d['partner'][mine].to(job.device)] if 'partner' in d else None
     return hard_loss(logits.float(), own, other, d.get('keep', 1.), job.recipe.smoothing)
 
-# %% ../nbs/07_training.ipynb #d61b9985
-def _epoch(job, net, opt, epoch, epochs, limit=None): # -> (steps,) mean loss of each batch, over all ranks
-    net.train(); plan = job.plan(epoch)[:limit]; sums = []
-    stream = job.feed([b[_rows(d, mine)] for b, d, mine in plan])
-    for k, ((b, d, mine), images) in enumerate(zip(plan, stream)):
+# %% ../nbs/07_training.ipynb #3505a2e1
+def _epoch(job, net, opt, epoch, epochs, limit=None, begun=(), pause=None): # -> (steps,) mean loss of each batch, over all ranks
+    net.train(); plan = job.plan(epoch)[:limit]; sums = [*begun]
+    stream = job.feed([b[_rows(d, mine)] for b, d, mine in plan[len(sums):]])
+    for k, ((b, d, mine), images) in enumerate(zip(plan[len(sums):], stream), len(sums)):
+        torch.manual_seed(address_seed(job.seed, 'step', epoch, k, rank()))
         for g in opt.param_groups: g['lr'] = job.recipe.lr*lr_factor(job.recipe, (epoch + job.recipe.smooth*k/len(plan))/epochs)
         loss = _loss(job, net, images, b, d, mine).sum()
         opt.zero_grad(set_to_none=True); (loss*(world_size()/len(b))).backward(); sums.append(loss.detach())
@@ -277,6 +285,7 @@ def _epoch(job, net, opt, epoch, epochs, limit=None): # -> (steps,) mean loss of
         except (OgmError, torch.linalg.LinAlgError):    # no orthogonal factor of a matrix of NaNs: the loss tells
             if loss.isfinite(): raise
             break
+        if pause and k + 1 < len(plan): pause(sums)
     return _finite(sum_ranks(torch.stack(sums)).cpu()/torch.tensor([len(b) for b, *_ in plan[:len(sums)]]), epoch, job.recipe)
 
 def _finite(losses, epoch, recipe):
@@ -284,7 +293,7 @@ def _finite(losses, epoch, recipe):
     if len(bad): raise OgmError(f'the loss is not finite in epoch {epoch + 1}, step {bad[0].item() + 1}: lower lr, which is {recipe.lr}')
     return losses
 
-# %% ../nbs/07_training.ipynb #4415462b
+# %% ../nbs/07_training.ipynb #75f231f2
 @torch.no_grad()
 def accuracy(net, # (b, 3, size, size) -> logits
              split, # labelled images
@@ -305,7 +314,7 @@ def accuracy(net, # (b, 3, size, size) -> logits
     net.train(was)
     return sum_ranks(right).item()/max(1, len(split))
 
-# %% ../nbs/07_training.ipynb #75f231f2
+# %% ../nbs/07_training.ipynb #2d66e412
 @dataclass
 class History:
     "What happened: one loss an epoch, one accuracy at each epoch of `at`."
@@ -318,26 +327,30 @@ class History:
     @property
     def best(self): return max(self.acc) if self.acc else None
 
-# %% ../nbs/07_training.ipynb #8fd770cf
+# %% ../nbs/07_training.ipynb #0f0e91bf
 def _key(job, epochs, labels): # what a checkpoint belongs to
     t = job.teacher.sha256() if job.teacher is not None else ''
     net = [tuple(p.shape) for p in job.net.parameters()]
     told = job.recipe, epochs, labels, job.seed, job.factor, job.size, tuple(job.mean), tuple(job.std), t, job.feed.digest(), net
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
-def _save(path, job, opt, history, key):
+def _save(path, job, opt, history, key, sums=()):
+    begun = gather_ranks(torch.stack([*sums])[None]).cpu() if len(sums) else torch.zeros(world_size(), 0)
     if rank() > 0: return
-    with whole(path) as tmp: torch.save(dict(key=key, net=job.net.state_dict(), opt=opt.state_dict(), history=vars(history)), tmp)
+    with whole(path) as tmp, open(tmp, 'wb') as f: # a file without a name, for torch writes the name into it
+        try: torch.save(dict(key=key, net=job.net.state_dict(), opt=opt.state_dict(), history=vars(history), begun=begun), f)
+        except RuntimeError as e: raise OSError(None, 'the disk is full or refuses') from e
 
-def _resume(path, job, opt, key): # -> History, with net and optimiser filled in
-    if not path or not Path(path).exists(): return History()
+def _resume(path, job, opt, key): # -> (History, losses of the steps of the epoch that was begun), with net and optimiser filled in
+    if not path or not Path(path).exists(): return History(), ()
     try: ck = torch.load(path, map_location=job.device, weights_only=True); known = ck['key']
     except Exception as e: raise OgmError(f'{str(path)!r} is not a training checkpoint ({type(e).__name__}): remove it to start anew') from e
     if known != key: raise OgmError(f'{str(path)!r} belongs to another training (other images, recipe, seed or teacher): remove it or choose another')
     job.net.load_state_dict(ck['net']); opt.load_state_dict(ck['opt'])
-    return History(**ck['history'])
+    begun = ck['begun'] if len(ck['begun']) == world_size() else F.pad(ck['begun'].sum(0, keepdim=True), (0, 0, 0, world_size() - 1)) # other ranks than before
+    return History(**ck['history']), begun[rank()].to(job.device).unbind()
 
-# %% ../nbs/07_training.ipynb #98182e4e
+# %% ../nbs/07_training.ipynb #3b3af8a3
 def build_seeded(arch:str, # as for `build`
                  n_classes:int, # number of logits
                  size:int, # side of the input in pixels
@@ -346,7 +359,7 @@ def build_seeded(arch:str, # as for `build`
     "`build`, with the weights decided by `seed` alone."
     with seeded(seed, 'net'): return build(arch, n_classes, size)
 
-# %% ../nbs/07_training.ipynb #53696cdf
+# %% ../nbs/07_training.ipynb #2242d9d2
 def _parallel(net, device): # what runs forward and backward
     if world_size() == 1: return net
     return DistributedDataParallel(net, device_ids=[device] if device.type == 'cuda' else None)
@@ -358,7 +371,7 @@ def _same_buffers(net): # rank 0's running statistics for all
 def _synced(net, device): # batch norms that see all ranks, where torch has them
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net)) if world_size() > 1 and device.type == 'cuda' else net
 
-# %% ../nbs/07_training.ipynb #d031c0d7
+# %% ../nbs/07_training.ipynb #3906de79
 def _teacher_for(labels, teacher, split, device):
     if labels not in ('hard', 'soft'): raise OgmError(f"labels must be 'hard' or 'soft', not {labels!r}")
     if labels == 'hard': return None
@@ -366,25 +379,44 @@ def _teacher_for(labels, teacher, split, device):
     if teacher.n_classes != split.n_classes: raise OgmError(f'the teacher has {teacher.n_classes} classes and the images {split.n_classes}: align it first')
     return teacher.to(device)
 
-# %% ../nbs/07_training.ipynb #359fab11
+# %% ../nbs/07_training.ipynb #4db1c305
 def _at_most(recipe, n, steps): # no more epochs than the steps need
     return dataclasses.replace(recipe, epochs=min(recipe.epochs, math.ceil(steps/len(epoch_batches(n, recipe.batch_size, rng(0))))))
 
-def _fit(job, max_steps, measure, eval_every, checkpoint, save_every, labels, on_epoch, desc):
-    epochs, opt = job.recipe.epochs, make_optimizer(job.net, job.recipe); key = checkpoint and _key(job, max_steps, labels)
-    h = _resume(checkpoint, job, opt, key); run = _parallel(job.net, job.device); saved = time.monotonic()
-    bar = progress(range(len(h.loss), epochs), desc)
-    for e in bar:
-        with seeded(job.seed, 'epoch', e, rank()): losses = _epoch(job, run, opt, e, epochs, max_steps and max_steps - h.steps)
-        _same_buffers(job.net); h.loss.append(losses.mean().item()); h.steps += len(losses); last = e + 1 == epochs
-        if measure and ((e + 1) % eval_every == 0 or last): h.acc.append(measure()); h.at.append(e + 1)
-        bar.set_postfix(loss=f'{h.loss[-1]:.3f}', **({'acc': f'{h.last:.1%}'} if h.acc else {}))
-        due = (e + 1) % save_every == 0 if save_every else time.monotonic() - saved > 20
-        if checkpoint and (due or last): _save(checkpoint, job, opt, h, key); saved = time.monotonic()
-        if on_epoch: on_epoch(e + 1, h)
-    return h
+class _Saver:
+    "Writes the checkpoint when it is due, and raises `Stopped` when a signal came."
+    def __init__(self, path, every, stop, job, opt, key): self.path, self.every, self.stop, self.job, self.opt, self.key, self.at = path, every, stop, job, opt, key, time.monotonic()
+    def save(self, h, sums=()):
+        if self.path: _save(self.path, self.job, self.opt, h, self.key, sums)
+        self.at = time.monotonic()
+    def between_steps(self, h, sums):
+        if world_size() > 1 and len(sums) % 8: return
+        if not any_rank(self.stop or self.path and not self.every and time.monotonic() - self.at > CHECKPOINT_SECONDS): return
+        self.save(h, sums); self.halt(f'in epoch {len(h.loss) + 1}, step {len(sums)}')
+    def after_epoch(self, h, last):
+        due = len(h.loss) % self.every == 0 if self.every else time.monotonic() - self.at > CHECKPOINT_SECONDS
+        if any_rank(due or last or self.stop): self.save(h)
+        if self.path or not last: self.halt(f'after epoch {len(h.loss)}')
+    def halt(self, where):
+        if any_rank(self.stop): raise Stopped(f'training stopped {where}' + ('; repeat the command to continue' if self.path else ''))
 
 # %% ../nbs/07_training.ipynb #b500e073
+def _fit(job, max_steps, measure, eval_every, checkpoint, save_every, labels, on_epoch, desc):
+    epochs, opt = job.recipe.epochs, make_optimizer(job.net, job.recipe); key = checkpoint and _key(job, max_steps, labels)
+    h, begun = _resume(checkpoint, job, opt, key); run = _parallel(job.net, job.device)
+    bar = progress(range(len(h.loss), epochs), desc)
+    with stop_signals() as stop, seeded(job.seed, 'training'):
+        saver = _Saver(checkpoint, save_every, stop, job, opt, key)
+        for e in bar:
+            losses, begun = _epoch(job, run, opt, e, epochs, max_steps and max_steps - h.steps, begun, partial(saver.between_steps, h)), ()
+            _same_buffers(job.net); h.loss.append(losses.mean().item()); h.steps += len(losses); last = e + 1 == epochs
+            if measure and ((e + 1) % eval_every == 0 or last): h.acc.append(measure()); h.at.append(e + 1)
+            bar.set_postfix(loss=f'{h.loss[-1]:.3f}', **({'acc': f'{h.last:.1%}'} if h.acc else {}))
+            if on_epoch: on_epoch(e + 1, h)
+            saver.after_epoch(h, last)
+    return h
+
+# %% ../nbs/07_training.ipynb #5160eafd
 def train(net, # module, changed in place: (b, 3, size, size) -> logits
           split, # labelled images
           recipe, # a name in `RECIPES`, or a `Recipe`
@@ -399,7 +431,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
           device=None, # as for `pick_device`
           epochs:int=None, # in place of the recipe's
           checkpoint=None, # file to continue from and to write to
-          save_every:int=None, # epochs between writes; None for once in 20 seconds
+          save_every:int=None, # epochs between writes; None for once in `CHECKPOINT_SECONDS`
           factor:int=1, # cells a side, if the images are mosaics
           eval_every:int=None, # epochs between measurements
           max_steps:int=None, # at most so many updates
@@ -422,7 +454,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     net.eval()
     return h
 
-# %% ../nbs/07_training.ipynb #bdebb085
+# %% ../nbs/07_training.ipynb #7d2114ae
 def _auto_epochs(n, batch_size): return min(100, max(20, math.ceil(600*batch_size/n)))
 
 def _report(arch, verbose): # early news: a hopeless teacher shows after the first epochs
@@ -435,7 +467,7 @@ def _warn_near_chance(acc, n_classes, n):
     chance = 1/n_classes; floor = chance + 3*(chance*(1 - chance)/n)**0.5
     if acc < floor: warnings.warn(f'the teacher reaches {acc:.1%}, chance is {chance:.1%}: give it more epochs or images, or check the labels', stacklevel=3)
 
-# %% ../nbs/07_training.ipynb #b3b2d6d6
+# %% ../nbs/07_training.ipynb #01f9a355
 def fit_teacher(source, # a `Source`
                 arch:str=None, # None: 'convnet3' up to 64 px, else 'resnet18'
                 *,
@@ -454,7 +486,7 @@ def fit_teacher(source, # a `Source`
     arch = arch or ((f'convnet3-w{width}' if width else 'convnet3') if size <= 64 else 'resnet18')
     mean, std = channel_stats(source.train, size)
     net = build_seeded(arch, len(source.classes), size, seed)
-    epochs = epochs or _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
+    if epochs is None: epochs = _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
     kw = dict(eval_every=1 if verbose and epochs < 30 else None, on_epoch=_report(arch, verbose), desc=f'teacher {arch}') | kw
     h = train(net, source.train, r, mean=mean, std=std, size=size, val=source.val, seed=seed, device=device, epochs=epochs, checkpoint=checkpoint, **kw)
     if h.last is not None: _warn_near_chance(h.last, len(source.classes), len(source.val))

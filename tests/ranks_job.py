@@ -1,0 +1,72 @@
+"What `test_ranks` lets one process and two ranks compute alike: `python ranks_job.py DIR NAME`, alone or under torchrun, writes DIR/NAME.pt."
+import dataclasses, sys
+from pathlib import Path
+
+import torch
+
+from ogm.core import OgmError, distributed, gather_ranks, rank, rng, world_size
+from ogm.data import Source, Split, open_source
+from ogm.evaluation import evaluate
+from ogm.gradients import real_target
+from ogm.models import Teacher, load_teacher
+from ogm.rded import random_set, rded
+from ogm.synthesis import Synthesis, Settings, distill, gather_rows
+from ogm.training import build_seeded, fit_teacher, train
+
+class Double(Synthesis):
+    "In double precision, where rounding has no time to grow."
+    def load_batch(self):
+        super().load_batch(); self.x = self.x.detach().double().requires_grad_()
+        self.adam = torch.optim.Adam([self.x], self.s.lr, self.s.betas)
+
+def pixels(teacher, start, target, batch, iters, kind=Synthesis):
+    "Pixels of all batches in units of 0..1, before they are rounded to bytes."
+    run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters), 'cpu'), []
+    while not run.done:
+        *_, G = run.step()
+        if run.t == iters:
+            x = gather_rows(run.x.detach(), run.n); std = torch.tensor(teacher.std).view(1, 3, 1, 1)
+            out.append(x*std + torch.tensor(teacher.mean).view(1, 3, 1, 1)); run.advance(G)
+    return torch.cat(out)
+
+def subset(ds, n): return dataclasses.replace(ds, images=ds.images[:n], labels=ds.labels[:n])
+
+def colours(n=300, n_classes=10, size=16):
+    "Coloured noise with a bright band for each class: unlike grey digits, it has all directions of the first layer."
+    y = torch.arange(n) % n_classes; x = torch.randint(0, 150, (n, 3, size, size), generator=rng(0, 'colours'), dtype=torch.uint8)
+    for i, c in enumerate(y): x[i, c % 3, c:c + 4] += 100
+    part = Split.from_tensor(x, y, [f'band {c}' for c in range(n_classes)])
+    return Source('colours', part, part)
+
+def untrained(src): return Teacher(build_seeded('convnet2-w16', 10, 16), 'convnet2-w16', 16, (.3,)*3, (.2,)*3, src.classes)
+
+def compute(work):
+    src, r = open_source('digits'), {}
+    teacher = load_teacher(work/'teacher.safetensors', src, device='cpu')
+    r['target'] = {v: real_target(src.train, teacher, v) for v in ('kernel', 'channel')}
+    start, r['scores'] = rded(src, teacher, 3, factor=2, device='cpu', return_scores=True)
+    r['start'] = start.images
+    twice = load_teacher(work/'teacher.safetensors', src, device='cpu').double()
+    r['double'] = pixels(twice, start, {n: T.double() for n, T in r['target']['kernel'].items()}, 20, 20, Double) # batches of 20 and 10
+    col = colours(); t = untrained(col); T, first = real_target(col.train, t), random_set(col, 3, teacher=t)
+    r['single'] = pixels(t, first, T, 20, 20)
+    r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
+    r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
+    kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)
+    for name, labels in (('ogm-basic', 'hard'), ('rded', 'soft')):                 # the second mixes images across ranks
+        net = build_seeded('convnet2-w16-in', 10, 8)
+        h = train(net, src.train.subset(range(333)), name, labels=labels, teacher=teacher, val=src.val, epochs=3, batch_size=32, **kw)
+        r[f'{name}, {labels}'] = h.loss, h.acc
+        state = torch.cat([v.float().flatten() for v in net.state_dict().values()])
+        assert all(torch.equal(state, s) for s in gather_ranks(state[None])), 'the ranks ended with different nets'
+    score = evaluate(start, src.val, 'ogm-basic', seeds=2, arch='convnet2-w16-in', epochs=20, device='cpu', out=work/f'score{world_size()}.json', work=work)
+    r['score'] = score.last
+    try: train(build_seeded('convnet2-w16-in', 10, 8), src.train.subset([0]), 'sgd', epochs=1, **kw)
+    except OgmError as e: r['too few'] = str(e)
+    return r
+
+if __name__ == '__main__':
+    torch.set_num_threads(1); work, name = Path(sys.argv[1]), sys.argv[2]
+    with distributed('cpu'):
+        r = compute(work)
+        if rank() == 0: torch.save(r, work/f'{name}.pt')

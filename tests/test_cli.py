@@ -1,0 +1,168 @@
+"The command line: every mistake is one line on stderr and exit code 2, and the files that were there stay as they were."
+import contextlib, hashlib, io, json, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest, torch
+from PIL import Image
+from ogm.cli import COMMANDS, main
+from ogm.core import write_json
+
+TINY = ['--arch', 'convnet1-w4', '--epochs', '1', '--iters', '1', '--device', 'cpu']
+
+def folder(root, classes=('cat', 'dog'), n=4, side=8):
+    "Class folders of n small pictures each."
+    for k, c in enumerate(classes):
+        (root/c).mkdir(parents=True, exist_ok=True)
+        for i in range(n): Image.fromarray(np.random.default_rng(100*k + i).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(root/c/f'{i}.png')
+    return root
+
+def tree(root): return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else '' for p in sorted(Path(root).rglob('*'))}
+
+def ogm(*words):
+    "(exit code, stdout, stderr) of `ogm WORDS`, in this process."
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try: code = main([str(w) for w in words])
+        except SystemExit as e: code = e.code
+    return code, out.getvalue(), err.getvalue()
+
+def refused(*words, says):
+    "The command ends with code 2 and one line on stderr that holds every text of `says`."
+    code, _, err = ogm(*words); lines = [l for l in err.splitlines() if not l.startswith('ogm: warning: ')]
+    assert code == 2 and len(lines) == 1 and lines[0].startswith('ogm: ') and 'Traceback' not in err, (code, err)
+    for s in [says] if isinstance(says, str) else says: assert str(s) in lines[0], lines[0]
+    return err
+
+def distil(data, out, *more): return ['distill', '--data', data, '--out', out, '--ipc', '1', *TINY, *more]
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory): return folder(tmp_path_factory.mktemp('images')/'pets')
+
+@pytest.fixture(scope='module')
+def run(images, tmp_path_factory):
+    "A finished run."
+    out = tmp_path_factory.mktemp('runs')/'pets'; code, said, err = ogm(*distil(images, out))
+    assert code == 0 and str(out) in said, err
+    return out
+
+
+# ---- what the issue names
+
+def test_missing_path(tmp_path): refused(*distil(tmp_path/'nowhere', tmp_path/'run'), says=[tmp_path/'nowhere', 'does not exist'])
+
+def test_empty_folder(tmp_path): (tmp_path/'void').mkdir(); refused(*distil(tmp_path/'void', tmp_path/'run'), says=['void', 'holds no images'])
+
+def test_one_class(tmp_path): refused(*distil(folder(tmp_path/'pets', ['cat']), tmp_path/'run'), says=['only one class', 'cat'])
+
+def test_class_with_one_image(tmp_path):
+    folder(tmp_path/'pets'); folder(tmp_path/'pets', ['eel'], 1); refused(*distil(tmp_path/'pets', tmp_path/'run'), says=["class 'eel'", 'single image'])
+
+def test_class_without_images(tmp_path):
+    (folder(tmp_path/'pets')/'eel').mkdir(); refused(*distil(tmp_path/'pets', tmp_path/'run'), says=['eel', 'without images'])
+
+@pytest.mark.parametrize('init', ['rded', 'random', 'noise'])
+def test_ipc_larger_than_the_class(images, tmp_path, init):
+    refused(*distil(images, tmp_path/'run', '--ipc', '4', '--init', init), says=['ipc is 4', "class 'cat' has only 3 images"])
+
+def test_text_file_among_the_images(tmp_path):
+    "Passed over when it is called a text, named and skipped when it is called a picture, refused under --strict."
+    folder(tmp_path/'pets'); (tmp_path/'pets'/'cat'/'notes.txt').write_text('not a picture')
+    code, _, err = ogm(*distil(tmp_path/'pets', tmp_path/'a')); assert code == 0 and 'unreadable' not in err and 'notes.txt' not in err
+    (tmp_path/'pets'/'cat'/'0.png').write_text('not a picture')
+    refused(*distil(tmp_path/'pets', tmp_path/'b', '--strict'), says=['cat/0.png', 'not a readable image'])
+    code, out, err = ogm(*distil(tmp_path/'pets', tmp_path/'c'))
+    told = [l for l in err.splitlines() if 'unreadable' in l]
+    assert code == 0 and len(told) == 1 and 'warning' in told[0] and 'cat/0.png' in told[0] and '1 unreadable image skipped' in told[0] and 'written to' in out
+
+@pytest.mark.parametrize('init', ['rded', 'random'])
+def test_factor_larger_than_the_image(images, tmp_path, init):
+    refused(*distil(images, tmp_path/'run', '--factor', '9', '--init', init), says=['factor 9', 'larger than the image (8 px)'])
+
+def test_unknown_recipe(run):
+    refused('evaluate', run, '--recipe', 'adan', says=["unknown recipe 'adan'", 'ogm-basic'])
+    refused('train', '--data', 'digits', '--recipe', 'adan', '--arch', 'convnet1-w2', says="unknown recipe 'adan'")
+
+def test_teacher_with_other_classes(run, tmp_path):
+    folder(tmp_path/'pets', ['cat', 'eel'])
+    refused(*distil(tmp_path/'pets', tmp_path/'run', '--teacher', run/'work'/'teacher.safetensors'), says=["does not know ['eel']", "the source has not ['dog']"])
+
+def test_finished_run_as_out(run, images):
+    before = tree(run); refused(*distil(images, run), says=[run, 'already holds a finished set', '--overwrite']); assert tree(run) == before
+
+@pytest.mark.parametrize('start', [[sys.executable, '-m', 'ogm'], [str(Path(sys.executable).with_name('ogm'))]])
+def test_a_real_process_says_it_too(tmp_path, start):
+    if not Path(start[0]).exists(): pytest.skip('the ogm script is not installed')
+    p = subprocess.run([*start, 'distill', '--data', str(tmp_path/'nowhere'), '--out', str(tmp_path/'run')], capture_output=True, text=True, timeout=300)
+    assert p.returncode == 2 and p.stdout == '' and p.stderr.count('\n') == 1 and p.stderr.startswith('ogm: ') and 'nowhere' in p.stderr
+
+
+# ---- what goes well
+
+def test_a_run_and_what_can_be_done_with_it(run, tmp_path):
+    assert {'ogm.json', 'images', 'data', 'README.md', 'preview.png', 'work'} <= {p.name for p in run.iterdir()}
+    code, out, err = ogm('evaluate', run, '--seeds', '1', '--epochs', '1', '--device', 'cpu'); assert code == 0 and 'hard labels, n = 1' in out and not err
+    code, out, err = ogm('evaluate', run, '--seeds', '2', '--epochs', '1', '--labels', 'soft', '--recipe', 'ogm-muon', '--device', 'cpu'); assert code == 0 and 'soft labels, n = 2' in out, err
+    assert json.loads((run/'scores'/'ogm-muon-soft-convnet1-w4-1.json').read_text())['n_train'] == 2
+    code, out, err = ogm('show', run, run, '--out', tmp_path/'both.png'); assert code == 0 and Image.open(tmp_path/'both.png').size[0] > 50, err
+
+def test_train_on_a_folder(images, tmp_path):
+    code, out, err = ogm('train', '--data', images, '--arch', 'convnet1-w4', '--epochs', '2', '--out', tmp_path/'net', '--device', 'cpu')
+    assert code == 0 and 'after the last of 2 epochs' in out, err
+    assert len(json.loads((tmp_path/'net'/'history.json').read_text())['loss']) == 2
+    assert ogm(*distil(images, tmp_path/'run', '--teacher', tmp_path/'net'/'net.safetensors'))[0] == 0
+
+def test_an_unfinished_run_goes_on_and_other_settings_do_not_mix(images, tmp_path):
+    "A run without its artifact is continued by the same command, and refused with another seed."
+    words = distil(images, tmp_path/'run'); assert ogm(*words)[0] == 0
+    png = (tmp_path/'run'/'images'/'00000_cat'/'00000.png').read_bytes(); (tmp_path/'run'/'ogm.json').unlink()
+    refused(*words, '--seed', '1', says=['was begun with seed 0 (now 1)', 'choose another --out'])
+    assert ogm(*words)[0] == 0 and (tmp_path/'run'/'images'/'00000_cat'/'00000.png').read_bytes() == png
+    assert ogm(*words, '--seed', '1', '--overwrite')[0] == 0 and (tmp_path/'run'/'images'/'00000_cat'/'00000.png').read_bytes() != png
+
+def test_help_and_version():
+    import ogm as package
+    code, out, _ = ogm('--help'); assert code == 0 and all(f'ogm {c}' in out for c in COMMANDS)
+    assert ogm('--version')[1].strip() == package.__version__ and ogm()[0] == 0
+    for c, f in COMMANDS.items():
+        code, out, err = ogm(c, '--help'); assert code == 0 and not err and '--debug' in out
+        for n in f.__annotations__: assert f'--{n}' in out or f'--no-{n}' in out or f'\n  {n} ' in out, n
+
+
+# ---- words that cannot be meant
+
+def test_words_that_make_no_sense(images, run, tmp_path):
+    refused('destill', says=["unknown command 'destill'", 'distill'])
+    for words, says in [(['--ipc', 'ten'], ['ipc', 'ten', '--help']), (['--ippc', '1'], '--ippc'), (['--ipc'], 'ipc'), (['--ipc', '0'], 'ipc'), (['--ipc', '-1'], 'ipc'),
+                        (['--factor', '0'], 'factor'), (['--size', '0'], 'size is 0'), (['--size', '1000000'], 'size'), (['--init', 'cat'], ['--init', 'rded']), (['--view', 'side'], 'view'),
+                        (['--arch', 'resnet17'], 'resnet18'), (['--arch', 'convnet3-w1000000'], 'convnet3-w1000000'), (['--device', 'abacus'], 'abacus'), (['--epochs', '-1'], 'epochs'), (['--epochs', '0'], 'epochs'),
+                        (['--iters', '-1'], 'iters'), (['--batch', '0'], 'batch'), (['--lr', 'nan'], 'lr'), (['--lr', 'inf'], 'lr'), (['--gamma', '-1'], 'gamma'), (['--gamma', 'nan'], 'gamma'),
+                        (['--eps', '1'], 'eps'), (['--every', '0'], 'every'), (['--teacher', 'nowhere.safetensors'], 'nowhere'), (['--teacher', 'torchvision:resnet17'], 'resnet17')]:
+        refused(*distil(images, tmp_path/'run', *words), says=says)
+    refused('distill', '--data', images, '--out', images/'cat'/'0.png', *TINY, says='0.png')
+    for words, says in [(['--seeds', '0'], 'seeds'), (['--seeds', '-2'], 'seeds'), (['--labels', 'firm'], 'firm'), (['--arch', '../x'], 'unknown architecture'), (['--epochs', '0'], 'epochs')]:
+        refused('evaluate', run, *words, says=says)
+    refused('evaluate', tmp_path, says='ogm.json'); refused('evaluate', says=['run', '--help']); refused('show', tmp_path/'none', says='none')
+    refused('show', run, '--images', '0', says='images'); refused('show', run, '--classes', '0', says='classes')
+    refused('demo', '--ipcs', 'one', '--out', tmp_path/'demo', says='ipcs')
+
+def test_words_that_are_no_text(images, tmp_path):
+    "Zero bytes and bytes that are not UTF-8: what a shell or a program may hand over."
+    for bad in ('a\0b', 'a\udcffb'): refused(*distil(bad, tmp_path/'run'), says='a'); refused(*distil(images, tmp_path/bad), says='a')
+
+def test_settings_and_steps_that_were_tampered_with(images, tmp_path):
+    "Whatever is wrong in work/, the line names the file."
+    words = distil(images, tmp_path/'run'); assert ogm(*words)[0] == 0; work = tmp_path/'run'/'work'
+    for name in ('settings.json', 'start.safetensors', 'teacher.safetensors', 'target-kernel.safetensors', 'checkpoint.safetensors'):
+        whole = (work/name).read_bytes(); (tmp_path/'run'/'ogm.json').unlink(missing_ok=True)
+        for bad in (b'', b'[]', b'{', whole[:len(whole)//2], b'\xff'*64): (work/name).write_bytes(bad); refused(*words, says=name)
+        (work/name).write_bytes(whole)
+    assert ogm(*words)[0] == 0
+
+def test_an_error_of_ours_is_one_line_too(monkeypatch, images):
+    "Code 1, the kind of the error, and how to see more; memory that is not there is a mistake in the input."
+    def breaks(e):
+        def f(data:str='digits'): raise e
+        return f
+    for e, code, says in [(ZeroDivisionError('by\nzero'), 1, 'ZeroDivisionError: by zero'), (MemoryError(), 2, 'memory'), (torch.OutOfMemoryError('CUDA'), 2, 'memory'), (OSError(28, 'No space left on device'), 2, 'No space left')]:
+        monkeypatch.setitem(COMMANDS, 'train', breaks(e)); got, _, err = ogm('train')
+        assert got == code and err.count('\n') == 1 and says in err, err
+        with pytest.raises(type(e)): main(['train', '--debug'])
