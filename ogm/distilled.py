@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from .core import OgmError, provenance, read_json, whole, write_json
-from .data import Split, decode, is_number
+from .data import Split, _why, decode, is_number
 from .plots import save_grid, show_images
 
 # %% ../nbs/08_distilled.ipynb #672f2759
@@ -175,7 +175,7 @@ def _cells(file):
     "(list of image bytes, list of labels) of the parquet file. Raises `OgmError` when it is something else."
     import pyarrow.parquet as pq
     try: t = pq.read_table(file, partitioning=None).to_pydict()
-    except Exception as e: raise OgmError(f"{str(file)!r} is not a readable parquet file ({' '.join(str(e).split())[:150]}): fetch the set again") from e
+    except Exception as e: raise OgmError(f"{str(file)!r} is not a readable parquet file ({_why(e)}): fetch the set again") from e
     if missing := {'image', 'label'} - set(t): raise OgmError(f'{str(file)!r} has no column {min(missing)}: fetch the set again')
     if not t['label']: raise OgmError(f'{str(file)!r} has no rows: fetch the set again')
     for i, l in enumerate(t['label']):

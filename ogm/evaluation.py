@@ -117,7 +117,7 @@ def compare(a:Score, b:Score)->dict: # two scores on the same seeds
     p = float(ttest_rel(a.last, b.last).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
     return dict(difference=statistics.fmean(d), std=statistics.stdev(d) if len(d) > 1 else math.nan, p=p, n=len(d))
 
-# %% ../nbs/13_evaluation.ipynb #cfbb0367
+# %% ../nbs/13_evaluation.ipynb #61d4a744
 def hlr(full:Score, distilled:Score)->float: # scores with hard labels
     "Hard-label recovery (DD-Ranking): accuracy lost against the whole set, as a fraction; smaller is better."
     if {full.labels, distilled.labels} != {'hard'}: raise OgmError('HLR compares scores with hard labels')
@@ -128,7 +128,7 @@ def ior(distilled:Score, random:Score)->float: # scores with the same labels and
     if (distilled.labels, distilled.recipe) != (random.labels, random.recipe): raise OgmError('IOR compares scores with the same labels and recipe')
     return distilled.mean - random.mean
 
-# %% ../nbs/13_evaluation.ipynb #1e1cb753
+# %% ../nbs/13_evaluation.ipynb #1af6682b
 def table(rows:dict, # row title -> {column title: Score or text}
          )->str: # Markdown
     "A Markdown table of scores in percent, mean ± standard deviation over seeds; what was not run stays empty."

@@ -6,7 +6,7 @@
 __all__ = ['IMAGENET', 'ConvNet', 'archs', 'build', 'normalize', 'denormalize', 'Teacher', 'match_classes', 'check_teacher',
            'align', 'load_teacher']
 
-# %% ../nbs/03_models.ipynb #3ccace23
+# %% ../nbs/03_models.ipynb #91c42cd5
 import difflib, hashlib, json, math, re, warnings
 from pathlib import Path
 import torch, torchvision
@@ -16,14 +16,14 @@ from fastcore.basics import patch
 from .core import OgmError, load_tensors, rng, save_tensors
 from .data import is_number
 
-# %% ../nbs/03_models.ipynb #f73f576b
+# %% ../nbs/03_models.ipynb #4315d31d
 def _norm(kind, c, side):
     return {'bn': lambda: nn.BatchNorm2d(c), 'in': lambda: nn.GroupNorm(c, c), 'gn': lambda: nn.GroupNorm(4 if c % 4 == 0 else 1, c),
             'ln': lambda: nn.LayerNorm([c, side, side]), 'none': nn.Identity}[kind]()
 
 def _pools(side): return side >= 4
 
-# %% ../nbs/03_models.ipynb #6cef5018
+# %% ../nbs/03_models.ipynb #4f4c3228
 class ConvNet(nn.Sequential):
     "ConvNet-D: `depth` times conv3×3, norm, ReLU, avgpool2, then a linear layer."
     def __init__(self,
@@ -39,7 +39,7 @@ class ConvNet(nn.Sequential):
             blocks.append(nn.Sequential(*layers)); c = width
         super().__init__(*blocks, nn.Flatten(), nn.Linear(c*size*size, n_classes))
 
-# %% ../nbs/03_models.ipynb #c0aee080
+# %% ../nbs/03_models.ipynb #96f2c2d8
 def _small_stem(net):
     old = net.conv1
     net.conv1 = nn.Conv2d(3, old.out_channels, 3, padding=1, bias=False)
@@ -47,7 +47,7 @@ def _small_stem(net):
     net.maxpool = nn.Identity()
     return net
 
-# %% ../nbs/03_models.ipynb #de5bf2e5
+# %% ../nbs/03_models.ipynb #508329d4
 def _torchvision(arch, n_classes, size):
     kw = {}
     if arch in ('googlenet', 'inception_v3'): kw = dict(aux_logits=False, init_weights=True)
@@ -55,7 +55,7 @@ def _torchvision(arch, n_classes, size):
     net = torchvision.models.get_model(arch, weights=None, num_classes=n_classes, **kw)
     return _small_stem(net) if size <= 64 and isinstance(net, torchvision.models.ResNet) else net
 
-# %% ../nbs/03_models.ipynb #ee5eff72
+# %% ../nbs/03_models.ipynb #f95a02e5
 _CONVNET = re.compile(r'convnet([1-9]\d?)(?:-w([1-9]\d*))?(?:-(bn|in|ln|gn|none))?')
 
 def archs()->list: # of names
@@ -66,7 +66,7 @@ def _unknown(arch):
     near = difflib.get_close_matches(str(arch).lower(), archs(), n=3, cutoff=0.4) or archs()[:3]
     return OgmError(f'unknown architecture {arch!r}: did you mean {", ".join(near)}? (ConvNets: convnet3, convnet3-w32, convnet4-w64-in)')
 
-# %% ../nbs/03_models.ipynb #cc50bcd7
+# %% ../nbs/03_models.ipynb #06a8ef8c
 def _convnet(arch, n_classes, size, width, depth, norm):
     if width > 1024 or depth > 12 or size > 1024:
         try:
@@ -75,7 +75,7 @@ def _convnet(arch, n_classes, size, width, depth, norm):
         if n > 2**30: raise OgmError(f'{arch} at {size} px would have {n:.2g} parameters: choose a smaller width or depth')
     return ConvNet(n_classes, size, width, depth, norm)
 
-# %% ../nbs/03_models.ipynb #06a8ef8c
+# %% ../nbs/03_models.ipynb #f2191f68
 def _accepts(net, size):
     state = {k: v.to('meta') for k, v in [*net.named_parameters(), *net.named_buffers()]}
     was = net.training
@@ -96,7 +96,7 @@ def build(arch:str, # e.g. 'convnet3-w32', 'resnet18', any torchvision classifie
     if not _accepts(net, size): raise OgmError(f'{arch} needs larger images than {size} px: choose convnet3 or resnet18, or a larger --size')
     return net
 
-# %% ../nbs/03_models.ipynb #2daad977
+# %% ../nbs/03_models.ipynb #20deac34
 def _rgb(v, x): return torch.tensor(v, device=x.device, dtype=torch.float32).view(3, 1, 1)
 
 def normalize(images:torch.Tensor, # uint8 (..., 3, h, w), 0..255
@@ -113,7 +113,7 @@ def denormalize(x:torch.Tensor, # float (..., 3, h, w)
     "What a network sees back to bytes, rounded to the nearest."
     return ((x.detach().float()*_rgb(std, x) + _rgb(mean, x))*255).round().clamp(0, 255).to(torch.uint8)
 
-# %% ../nbs/03_models.ipynb #2c7f62b5
+# %% ../nbs/03_models.ipynb #3470cbda
 class _Pixels: # for a module that has .mean, .std and .device
     def normalize(self, images): return normalize(images, self.mean, self.std)
     def denormalize(self, x): return denormalize(x, self.mean, self.std)
@@ -121,7 +121,7 @@ class _Pixels: # for a module that has .mean, .std and .device
         "Black and white as the network sees them."
         return tuple(self.normalize(torch.full((1, 3, 1, 1), v, dtype=torch.uint8, device=self.device)) for v in (0, 255))
 
-# %% ../nbs/03_models.ipynb #824ee461
+# %% ../nbs/03_models.ipynb #4fee83a9
 class Teacher(_Pixels, nn.Module):
     "A frozen network with all that is needed to use it rightly."
     def __init__(self,
@@ -154,7 +154,7 @@ class Teacher(_Pixels, nn.Module):
         names = ', '.join(self.classes[:3]) + (', …' if self.n_classes > 3 else '')
         return f'Teacher {self.arch}, {self.size} px, {self.n_classes} classes ({names}), accuracy {acc}'
 
-# %% ../nbs/03_models.ipynb #71727d39
+# %% ../nbs/03_models.ipynb #2ce8f43f
 def _plain(name): return re.sub(r'[\s_-]+', ' ', str(name).split(',')[0]).strip().lower()
 
 def _numbered(names): return list(names) == [str(i) for i in range(len(names))]
@@ -164,7 +164,7 @@ def _mismatch(have, want, kind):
     return OgmError(f'teacher and source disagree about the classes: of the source\'s {len(want)} {kind} the teacher does not know {less[:3]}, '
                     f'of the teacher\'s {len(have)} the source has not {more[:3]}; give a teacher trained on these classes')
 
-# %% ../nbs/03_models.ipynb #2ce8f43f
+# %% ../nbs/03_models.ipynb #79ec814d
 def _find(have, want, kind):
     if have == want: return list(range(len(have)))
     if any(c not in have for c in want): raise _mismatch(have, want, kind)
@@ -178,10 +178,10 @@ def match_classes(teacher, # has .classes and .ids
     "The teacher's column for each class of the source. Raises `OgmError` naming the classes that only one side knows."
     if teacher.ids and source.ids: return _find(list(teacher.ids), list(source.ids), 'ids'), 'ids'
     have, want = [_plain(c) for c in teacher.classes], [_plain(c) for c in source.classes]
-    if have != want and len(have) == len(want) and (_numbered(have) or _numbered(want)): return list(range(len(have))), 'positions'
+    if set(have) != set(want) and len(have) == len(want) and (_numbered(have) or _numbered(want)): return list(range(len(have))), 'positions'
     return _find(have, want, 'names'), 'names'
 
-# %% ../nbs/03_models.ipynb #05aa75e8
+# %% ../nbs/03_models.ipynb #cea7c770
 @torch.no_grad()
 def check_teacher(teacher, # a `Teacher` whose columns are in the order of the split's labels
                   split, # labelled images
@@ -193,13 +193,13 @@ def check_teacher(teacher, # a `Teacher` whose columns are in the order of the s
     answer = lambda x: teacher(teacher.normalize(x.to(teacher.device))).argmax(1).cpu()
     right = sum((answer(x) == y.cpu()).sum().item() for x, y in split.batches(teacher.size, 64, rows))
     acc, chance = right/len(rows), 1/teacher.n_classes
-    floor = max(chance + 3*(chance*(1 - chance)/len(rows))**.5, (teacher.accuracy or 0)/2)
+    floor = min(1, max(chance + 3*(chance*(1 - chance)/len(rows))**.5, (teacher.accuracy or 0)/2))     # of very few images all may be wanted right
     if acc < floor:
         warnings.warn(f'the teacher {teacher.arch} gets {acc:.1%} of {len(rows)} images right, chance is {chance:.1%}: '
                       'are its classes in the same order as the source\'s?', stacklevel=2)
     return acc
 
-# %% ../nbs/03_models.ipynb #cea7c770
+# %% ../nbs/03_models.ipynb #a27947a0
 def align(teacher:Teacher, # any teacher
           source, # a `Source`, or a pair (classes, ids)
          )->Teacher: # the same network, logits in the order of the source's classes
@@ -222,7 +222,7 @@ def aligned(self:Teacher, source)->Teacher: # as for `align`
 class _Names:
     def __init__(self, classes, ids=None): self.classes, self.ids = classes, ids
 
-# %% ../nbs/03_models.ipynb #e3209a54
+# %% ../nbs/03_models.ipynb #c6f96192
 @patch
 def _meta(self:Teacher):
     cols = None if self.columns is None else self.columns.tolist()
@@ -242,7 +242,7 @@ def sha256(self:Teacher)->str: # 64 hexadecimal digits
         h.update(k.encode()); h.update(v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/03_models.ipynb #38450230
+# %% ../nbs/03_models.ipynb #2bf5a276
 def _read_pth(path):
     try:
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); state = torch.load(path, map_location='cpu', weights_only=True)
@@ -254,7 +254,7 @@ def _read_pth(path):
         raise OgmError(f'{str(path)!r} holds no state dict: save net.state_dict()')
     return {k.removeprefix('module.'): v for k, v in state.items()}
 
-# %% ../nbs/03_models.ipynb #c170a4cc
+# %% ../nbs/03_models.ipynb #2ea17091
 def _fill(net, state, arch, size, path):
     try: net.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, KeyError) as e: raise OgmError(f'{str(path)!r} does not fit {arch} at {size} px: {" ".join(str(e).split())[:200]}') from e
@@ -264,7 +264,7 @@ def _lines(ids): # a list, or a text file with one id a line
     try: return Path(ids).read_text().split() if isinstance(ids, (str, Path)) else ids
     except (OSError, ValueError) as e: raise OgmError(f'cannot read the class ids in {str(ids)!r}: {getattr(e, "strerror", None) or "it is not text"}') from e
 
-# %% ../nbs/03_models.ipynb #15abbc84
+# %% ../nbs/03_models.ipynb #34197020
 def _believable(meta, state, path):
     "Raise `OgmError` for metadata that no teacher could have."
     if not isinstance(meta, dict): raise OgmError(f'{str(path)!r} has no usable metadata: save the teacher again')
@@ -277,7 +277,7 @@ def _believable(meta, state, path):
     for k, ok in good.items():
         if meta.get(k) is not None and not ok(meta[k]): raise OgmError(f'{str(path)!r} has an impossible {k} ({repr(meta[k])[:40]}): save the teacher again')
 
-# %% ../nbs/03_models.ipynb #275ea26e
+# %% ../nbs/03_models.ipynb #10f5f8a1
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, ids=None):
@@ -294,7 +294,7 @@ def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, id
     return Teacher(net, arch, size, mean or meta.get('mean') or IMAGENET['mean'], std or meta.get('std') or IMAGENET['std'],
                    classes or range(n), ids, meta.get('accuracy'), cols, n)
 
-# %% ../nbs/03_models.ipynb #513609de
+# %% ../nbs/03_models.ipynb #6c32fc80
 def _weights(name, which):
     try: every = torchvision.models.get_model_weights(name)
     except ValueError: raise _unknown(name) from None
@@ -312,7 +312,7 @@ def _from_torchvision(name, which=None, size=None, mean=None, std=None, classes=
     acc = w.meta.get('_metrics', {}).get('ImageNet-1K', {}).get('acc@1')
     return Teacher(net, name, size or t.crop_size[0], mean, std, classes or w.meta['categories'], _lines(ids), acc and acc/100)
 
-# %% ../nbs/03_models.ipynb #6c32fc80
+# %% ../nbs/03_models.ipynb #dc05543c
 def load_teacher(spec, # 'torchvision:NAME[.WEIGHTS]', a .safetensors or .pth file, or a `Teacher`
                  source=None, # a `Source` to align with; None leaves the classes as they are
                  arch:str=None, # needed for .pth files

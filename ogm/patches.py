@@ -6,12 +6,12 @@
 __all__ = ['unstitch', 'stitch', 'PatchExtract', 'fit_boxes', 'crop_boxes', 'crop_resize', 'random_resized_crop', 'random_flip',
            'resize']
 
-# %% ../nbs/06_patches.ipynb #e4f40c55
+# %% ../nbs/06_patches.ipynb #d83a0f4b
 import math, torch, torch.nn.functional as F
 from torch import nn
 from .core import OgmError
 
-# %% ../nbs/06_patches.ipynb #7eb933ae
+# %% ../nbs/06_patches.ipynb #69dfb049
 def _check(x, factor=1):
     if x.ndim != 4: raise OgmError(f'a batch of images must have the shape (n, channels, height, width), not {tuple(x.shape)}')
     if int(factor) != factor or factor < 1: raise OgmError(f'factor must be a whole number from 1, not {factor}')
@@ -21,7 +21,7 @@ def _cells(x, factor): # a view (n, c, factor, h, factor, w), without the remain
     _check(x, factor); h, w = x.shape[2] // factor, x.shape[3] // factor
     return x[:, :, :factor*h, :factor*w].unflatten(3, (factor, w)).unflatten(2, (factor, h))
 
-# %% ../nbs/06_patches.ipynb #69dfb049
+# %% ../nbs/06_patches.ipynb #788b3fc2
 def unstitch(images:torch.Tensor, # (n, c, H, W), any dtype
              factor:int, # cells a side
             )->torch.Tensor: # (n*factor², c, H//factor, W//factor), the cells of an image one after another
@@ -37,7 +37,7 @@ def stitch(patches:torch.Tensor, # (n*factor², c, h, w), any dtype, the cells o
     x = patches.unflatten(0, (-1, factor, factor))
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
-# %% ../nbs/06_patches.ipynb #3bd931d3
+# %% ../nbs/06_patches.ipynb #fe6614d6
 class PatchExtract(nn.Module):
     "Algorithm 6: of each mosaic one cell, drawn at random. Raises `OgmError` when an image is smaller than `factor`."
     def __init__(self, factor:int, # cells a side
@@ -55,7 +55,7 @@ class PatchExtract(nn.Module):
 
     def extra_repr(self): return f'factor={self.factor}'
 
-# %% ../nbs/06_patches.ipynb #61708fab
+# %% ../nbs/06_patches.ipynb #503886e4
 def fit_boxes(u:torch.Tensor, # (n, 10, 4) uniform numbers in [0, 1): area, ratio, row and column of ten attempts
               height:int, # of the image, px
               width:int, # of the image, px
@@ -75,7 +75,7 @@ def fit_boxes(u:torch.Tensor, # (n, 10, 4) uniform numbers in [0, 1): area, rati
     centre = torch.tensor([(height - h0)//2, (width - w0)//2, h0, w0], device=u.device)
     return torch.where(fits.any(1)[:, None], boxes, centre)
 
-# %% ../nbs/06_patches.ipynb #eb1d85c8
+# %% ../nbs/06_patches.ipynb #d2406b10
 def _rand(shape, generator, device):
     return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device)
 
@@ -90,7 +90,7 @@ def crop_boxes(n:int, # how many boxes
     "Boxes distributed as in torchvision's `RandomResizedCrop`. Raises `OgmError` as `fit_boxes` does."
     return fit_boxes(_rand((n, 10, 4), generator, device), height, width, scale, ratio)
 
-# %% ../nbs/06_patches.ipynb #91e9bedd
+# %% ../nbs/06_patches.ipynb #6f4a746b
 def _weights(start, length, n_in, n_out): # (B,), (B,) -> (B, n_out, n_in), the A of the formula above
     step = length[:, None, None] / n_out
     i, j = (torch.arange(n, device=start.device) + .5 for n in (n_out, n_in))
@@ -112,7 +112,7 @@ def crop_resize(x:torch.Tensor, # (n, c, H, W), float
         rows = torch.bmm(x.reshape(n, c*H, W), ax.mT).view(n, c, H, sw)
         return ay[:, None] @ rows
 
-# %% ../nbs/06_patches.ipynb #06054ff3
+# %% ../nbs/06_patches.ipynb #f541869f
 def random_resized_crop(x:torch.Tensor, # (n, c, H, W), float
                         scale:tuple, # smallest and largest area, as fractions; one number is the smallest
                         size:int|tuple, # side, or (height, width), of the result in px
@@ -131,7 +131,7 @@ def random_flip(x:torch.Tensor, # (n, c, H, W), any dtype
     _check(x)
     return torch.where(_rand((len(x), 1, 1, 1), generator, x.device) < p, x.flip(-1), x)
 
-# %% ../nbs/06_patches.ipynb #27aae094
+# %% ../nbs/06_patches.ipynb #a8c8732d
 def resize(x:torch.Tensor, # (n, c, H, W), float
            size:int|tuple, # side, or (height, width), in px
           )->torch.Tensor: # (n, c, *size)

@@ -56,7 +56,7 @@ def show_images(images, # uint8 (n, 3, h, w) or list of (3, h, w); floats are ta
     x = _cells(images); ncol = min(len(x), ncol or min(10, math.ceil(len(x)**.5))); nrow = math.ceil(len(x)/ncol)
     fig, axs = _figure(nrow, ncol, scale, scale*x.shape[2]/x.shape[3] + .2)
     for ax in axs.flat: ax.axis('off')
-    for ax, im, t in zip(axs.flat, x, titles): _draw(ax, im); ax.set_title(str(t), fontsize=8, pad=2)
+    for ax, im, t in zip(axs.flat, x, titles): _draw(ax, im); ax.set_title(str(t), fontsize=8, pad=2, parse_math=False)
     return fig
 
 # %% ../nbs/02_plots.ipynb #fa3f3b07
@@ -70,7 +70,7 @@ def show_sets(sets:dict, # name -> images, as for `show_images`
     n = max(map(len, sets.values())); ncol = ncol or min(10, math.ceil(n**.5))
     shape = next(iter(grids.values())).shape
     fig, axs = _figure(1, len(grids), ncol*scale + .1, ncol*scale*shape[1]/shape[2] + .3)
-    for ax, (name, g) in zip(axs.flat, grids.items()): _draw(ax, g); ax.set_title(name, fontsize=9)
+    for ax, (name, g) in zip(axs.flat, grids.items()): _draw(ax, g); ax.set_title(name, fontsize=9, parse_math=False) # a name is no formula
     return fig
 
 # %% ../nbs/02_plots.ipynb #27a4bc93

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['stable_rank', 'polar', 'by_shape', 'polar_many', 'newton_schulz']
 
-# %% ../nbs/04_polar.ipynb #74702c33
+# %% ../nbs/04_polar.ipynb #4b72b796
 import math, torch
 from .core import OgmError, rng
 
-# %% ../nbs/04_polar.ipynb #81373839
+# %% ../nbs/04_polar.ipynb #52a969a5
 def stable_rank(G:torch.Tensor, # (..., m, n) one matrix or a batch
                )->torch.Tensor: # (...), from 1 (one direction) to min(m, n) (all alike); 0 for a zero matrix
     "‖G‖_F² / ‖G‖₂²: how many directions carry the energy."
     s2 = torch.linalg.svdvals(G.detach())**2
     return torch.nan_to_num(s2.sum(-1)/s2.amax(-1))
 
-# %% ../nbs/04_polar.ipynb #3d4d8c31
+# %% ../nbs/04_polar.ipynb #c3fdf809
 def _roots(lam, eps, tol):
     "r = √(λ + d) and 1/r, both 0 for directions below `tol` times the largest."
     top = lam.amax(-1, keepdim=True)
@@ -33,7 +33,7 @@ def _pull_eigen(Sigma, eps, V, r, inv):
     K.diagonal(0, -2, -1).scatter_add_(-1, r.argmax(-1, keepdim=True), eps**2*tr)
     return V @ (2*K) @ V.mT
 
-# %% ../nbs/04_polar.ipynb #a251bfdd
+# %% ../nbs/04_polar.ipynb #a5117f1a
 def _gram(X, block=128):
     "X Xᵀ in float64, the lower triangle of blocks."
     X = X.double(); A = X.new_zeros(*X.shape[:-1], X.shape[-2])
@@ -51,7 +51,7 @@ def _eigen(X, eps, work, method):
     V, r, inv = V.to(work), r.to(work), inv.to(work)
     return (V*inv[..., None, :]) @ V.mT, (V, r, inv), Q
 
-# %% ../nbs/04_polar.ipynb #17e28c0c
+# %% ../nbs/04_polar.ipynb #e4ee4eca
 def _trace(A): return A.diagonal(0, -2, -1).sum(-1)[..., None, None]
 def _steps(eps): return math.ceil(math.log(1/eps)/math.log(1.5)) + 6
 
@@ -66,7 +66,7 @@ def _newton(X, eps):
     Z = torch.where(lam > 0, Z/c.sqrt(), 0)
     return Z, (Pi, Y*c.sqrt(), Z), None
 
-# %% ../nbs/04_polar.ipynb #18fc9113
+# %% ../nbs/04_polar.ipynb #3b817b9e
 def _pull_newton(Sigma, eps, Pi, Y, Z):
     "As `_pull_eigen`, by products alone."
     norm = torch.linalg.matrix_norm(Y, keepdim=True).clamp(min=1e-300)
@@ -76,7 +76,7 @@ def _pull_newton(Sigma, eps, Pi, Y, Z):
         a, q = 1.5*a - .5*a @ aa, 1.5*q - .5*(aaq + aaq.mT - aq @ a)
     return q + eps**2*_trace(q)*Pi
 
-# %% ../nbs/04_polar.ipynb #f826c937
+# %% ../nbs/04_polar.ipynb #e83ece30
 class _Polar(torch.autograd.Function):
     @staticmethod
     def forward(ctx, G, eps, method):
@@ -98,7 +98,7 @@ class _Polar(torch.autograd.Function):
             K = ctx.pull((M + M.mT)/2, ctx.eps, *saved).to(Z.dtype)
             return (Z/c @ B).add_(K/c @ X).to(Qbar.dtype), None, None
 
-# %% ../nbs/04_polar.ipynb #80b6f9ae
+# %% ../nbs/04_polar.ipynb #ccd6475e
 def _method(G, eps, method):
     if eps < 0 or method not in (None, 'gram', 'svd', 'newton'):
         raise OgmError(f"polar takes eps >= 0 and method 'gram', 'svd' or 'newton', got {eps} and {method!r}")
@@ -120,7 +120,7 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
     try: return _Polar.apply(G, eps, method)
     except torch.linalg.LinAlgError as e: raise OgmError('polar met NaN or infinity in a matrix: lower the learning rate or check the input') from e
 
-# %% ../nbs/04_polar.ipynb #b7668752
+# %% ../nbs/04_polar.ipynb #91710cc1
 def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition as polar factors do
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
             ): # f of every matrix: a dict with the same keys, or a list
@@ -139,7 +139,7 @@ def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. 
     "`polar` of many matrices, batched by shape. Raises `OgmError` as `polar` does."
     return by_shape(lambda G: polar(G, eps, method), Gs)
 
-# %% ../nbs/04_polar.ipynb #777d3e60
+# %% ../nbs/04_polar.ipynb #2d6d9ca4
 def newton_schulz(G:torch.Tensor, # (..., m, n) one matrix or a batch
                   steps:int=5, # iterations
                   dtype:torch.dtype|None=None, # working precision, e.g. torch.bfloat16 as in the public Muon; None keeps that of `G`

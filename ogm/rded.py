@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AREA', 'default_factor', 'crop_batches', 'realism', 'select', 'pack', 'rded', 'random_set', 'noise_set']
 
-# %% ../nbs/09_rded.ipynb #9ea60cbe
+# %% ../nbs/09_rded.ipynb #79dd87ce
 import os, warnings
 from pathlib import Path
 import torch, torch.nn.functional as F
@@ -17,7 +17,7 @@ from .models import denormalize, match_classes
 from .patches import crop_resize, fit_boxes, stitch
 from .training import channel_stats
 
-# %% ../nbs/09_rded.ipynb #a2b19437
+# %% ../nbs/09_rded.ipynb #c671cee2
 def default_factor(size:int, # side of an image, px
                   )->int: # crops a side
     "RDED's grid: 2×2 crops from 128 px on, else a single one."
@@ -35,7 +35,7 @@ def _check_request(split, ipc, factor, size, n_crops=1):
     if need > n and rank() == 0: warnings.warn(f'class {split.classes[c]!r} has only {n} of the {need} images wanted ({int((few < need).sum())} of {split.n_classes} classes are short): some serve more than once', stacklevel=3)
     return need
 
-# %% ../nbs/09_rded.ipynb #98626ae5
+# %% ../nbs/09_rded.ipynb #64e74dd9
 AREA = (0.08, 1.) # smallest and largest area of a crop, as fractions of the image
 
 def _name(split, c): return (split.ids or split.classes)[c]
@@ -46,7 +46,7 @@ def _shuffled(split, c, n, seed, purpose='rded'): # up to n rows of class c
 def _uniform(split, row, n_crops, seed): # what `fit_boxes` needs for the crops of one image
     return torch.rand(n_crops, 10, 4, generator=rng(seed, 'rded', _name(split, int(split.labels[row])), int(row)))
 
-# %% ../nbs/09_rded.ipynb #6ffab2fa
+# %% ../nbs/09_rded.ipynb #e6b98933
 class _Crops:
     "What a worker process holds; item j: the crops of one image, uint8 (n_crops, 3, cell, cell)."
     def __init__(self, split, rows, cell, n_crops, seed): self.split, self.rows, self.cell, self.n_crops, self.seed = split, rows, cell, n_crops, seed
@@ -66,7 +66,7 @@ def _in_memory(split, rows, cell, n_crops, seed, device): # crops of some rows, 
     x = crop_resize(x, fit_boxes(u, *x.shape[2:], AREA, (1, 1)), cell)
     return x.round().clamp(0, 255).to(torch.uint8).unflatten(0, (-1, n_crops))
 
-# %% ../nbs/09_rded.ipynb #e6b98933
+# %% ../nbs/09_rded.ipynb #a53cf953
 def crop_batches(split, # images; `Split`
                  rows:torch.Tensor, # which, in the wanted order
                  cell:int, # side of a crop, px
@@ -86,7 +86,7 @@ def crop_batches(split, # images; `Split`
         if isinstance(b, str): raise OgmError(b)
         yield b
 
-# %% ../nbs/09_rded.ipynb #ba30477a
+# %% ../nbs/09_rded.ipynb #36d972ee
 @torch.no_grad()
 def realism(teacher, # frozen `Teacher`
             crops:torch.Tensor, # uint8 (n, 3, cell, cell), cell at most the teacher's size
@@ -98,7 +98,7 @@ def realism(teacher, # frozen `Teacher`
     x = F.pad(x, (gap//2, gap - gap//2)*2)
     return F.cross_entropy(teacher(x).float().cpu().double(), labels.cpu(), reduction='none')
 
-# %% ../nbs/09_rded.ipynb #38a825a3
+# %% ../nbs/09_rded.ipynb #f19058c5
 def select(scores:torch.Tensor, # (images, crops), low is good
            need:int, # how many crops
           )->tuple: # two (need,) index tensors: image, crop
@@ -107,7 +107,7 @@ def select(scores:torch.Tensor, # (images, crops), low is good
     image = best.argsort(dim=0, stable=True)
     return image.T.flatten()[:need], crop.gather(0, image).T.flatten()[:need]
 
-# %% ../nbs/09_rded.ipynb #6f1a8a2b
+# %% ../nbs/09_rded.ipynb #fb30616b
 def _fill(x, size): # repeat the last row and column up to `size`
     i, j = (torch.arange(size).clamp(max=n - 1) for n in x.shape[-2:])
     return x[..., i[:, None], j]
@@ -119,7 +119,7 @@ def pack(crops:torch.Tensor, # (ipc*factor², 3, cell, cell) of one class, best 
     "Mosaics of ranked crops: cell k of image i takes rank k·ipc + i."
     return _fill(stitch(crops.unflatten(0, (factor**2, -1)).transpose(0, 1).flatten(0, 1), factor), size)
 
-# %% ../nbs/09_rded.ipynb #e1bc31e4
+# %% ../nbs/09_rded.ipynb #04d5b654
 def _scored(split, classes, n, teacher, cell, n_crops, seed, batch_size, workers): # yields (class, crops, scores (images, n_crops))
     batches = [(c, r) for c in classes for r in _shuffled(split, c, n, seed).split(max(1, batch_size//n_crops))]
     if not batches: return # an idle rank
@@ -139,7 +139,7 @@ def _kept_class(work, c, key): # its images and scores, if they were made by the
 def _in_order(teacher, source): # the teacher with its columns in the source's order
     return teacher if match_classes(teacher, source)[0] == list(range(teacher.n_classes)) else teacher.aligned(source)
 
-# %% ../nbs/09_rded.ipynb #e256dc4b
+# %% ../nbs/09_rded.ipynb #fca65f4b
 def rded(source, # `Source`: RDED picks from its training images
          teacher, # frozen `Teacher`; its classes are matched with the source's
          ipc:int, # images per class
@@ -175,7 +175,7 @@ def rded(source, # `Source`: RDED picks from its training images
     ds = DistilledSet(images.flatten(0, 1), torch.arange(C).repeat(ipc), split.classes, source.ids, teacher.mean, teacher.std, factor, config)
     return (ds, scores) if return_scores else ds
 
-# %% ../nbs/09_rded.ipynb #3222f1d2
+# %% ../nbs/09_rded.ipynb #58b87321
 def _frame(source, teacher, size): # (side, mean, std) of a set that no teacher has to judge
     size = size or (teacher or source).size
     return (size, teacher.mean, teacher.std) if teacher else (size, *channel_stats(source.train, size))
@@ -197,7 +197,7 @@ def random_set(source, # `Source`: its training images
     config = dict(init='random', ipc=ipc, factor=factor, seed=seed, source=source.name)
     return DistilledSet(_fill(stitch(cells, factor), size), torch.arange(C).repeat(ipc), split.classes, source.ids, mean, std, factor, config)
 
-# %% ../nbs/09_rded.ipynb #58b87321
+# %% ../nbs/09_rded.ipynb #98e1627a
 def noise_set(source, # `Source`: its classes
               ipc:int, # images per class
               factor:int=1, # only recorded: cells that the synthesis will tell apart

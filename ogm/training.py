@@ -464,7 +464,7 @@ def _report(arch, verbose): # early news: a hopeless teacher shows after the fir
     return told
 
 def _warn_near_chance(acc, n_classes, n):
-    chance = 1/n_classes; floor = chance + 3*(chance*(1 - chance)/n)**0.5
+    chance = 1/n_classes; floor = min(1, chance + 3*(chance*(1 - chance)/n)**0.5)
     if acc < floor: warnings.warn(f'the teacher reaches {acc:.1%}, chance is {chance:.1%}: give it more epochs or images, or check the labels', stacklevel=3)
 
 # %% ../nbs/07_training.ipynb #01f9a355

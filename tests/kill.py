@@ -19,13 +19,23 @@ def words(run, ranks): # what is to be done next
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
+def descendants(pid):
+    "Children, and children of children; the process itself is stopped meanwhile, so that it starts no more."
+    os.kill(pid, signal.SIGSTOP); out = []
+    try: kids = [int(k) for t in os.listdir(f'/proc/{pid}/task') for k in Path(f'/proc/{pid}/task/{t}/children').read_text().split()]
+    except OSError: return []
+    for k in kids: out += [*descendants(k), k]
+    return out
+
 class Executed:
-    "A run as users start it, with its children in a process group of its own."
+    "A run as users start it."
     def __init__(self, argv, ranks, cwd, log):
         launch = ['torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks), '-m'] if ranks > 1 else []
-        self.p = subprocess.Popen([sys.executable, '-m', *launch, 'ogm', *argv], cwd=cwd, env=ENV, stdout=log, stderr=log, start_new_session=True)
+        self.p = subprocess.Popen([sys.executable, '-m', *launch, 'ogm', *argv], cwd=cwd, env=ENV, stdout=log, stderr=log)
     def poll(self): return self.p.poll()
-    def kill(self): os.killpg(self.p.pid, signal.SIGKILL); self.p.wait()
+    def kill(self): # torchrun gives its workers sessions of their own, so a process group would not reach them
+        for p in [*descendants(self.p.pid), self.p.pid]: os.kill(p, signal.SIGKILL)
+        self.p.wait()
 
 class Forked:
     "The same from a process that has imported everything already."

@@ -1,5 +1,5 @@
 "The command line: every mistake is one line on stderr and exit code 2, and the files that were there stay as they were."
-import contextlib, hashlib, io, json, subprocess, sys
+import contextlib, hashlib, io, json, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -103,6 +103,12 @@ def test_a_run_and_what_can_be_done_with_it(run, tmp_path):
     code, out, err = ogm('evaluate', run, '--seeds', '2', '--epochs', '1', '--labels', 'soft', '--recipe', 'ogm-muon', '--device', 'cpu'); assert code == 0 and 'soft labels, n = 2' in out, err
     assert json.loads((run/'scores'/'ogm-muon-soft-convnet1-w4-1.json').read_text())['n_train'] == 2
     code, out, err = ogm('show', run, run, '--out', tmp_path/'both.png'); assert code == 0 and Image.open(tmp_path/'both.png').size[0] > 50, err
+
+@pytest.mark.parametrize('name', ['$\\frac{$', 'a\nb', '<b> & *x*', '猫 \'"'])
+def test_runs_of_any_name(run, tmp_path, name):
+    shutil.copytree(run, tmp_path/name); code, out, err = ogm('show', tmp_path/name, '--out', tmp_path/'p.png')
+    assert code == 0 and (tmp_path/'p.png').stat().st_size > 500 and all(l.startswith('ogm: warning: ') for l in err.splitlines()), err
+    assert ogm('evaluate', tmp_path/name, '--seeds', '1', '--epochs', '1', '--device', 'cpu')[0] == 0
 
 def test_train_on_a_folder(images, tmp_path):
     code, out, err = ogm('train', '--data', images, '--arch', 'convnet1-w4', '--epochs', '2', '--out', tmp_path/'net', '--device', 'cpu')

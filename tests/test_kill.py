@@ -30,7 +30,7 @@ def test_killed_twenty_times(tmp_path):
 def test_the_committed_figures(results=HERE.parent/'nbs'/'results'/'kill.json'):
     "What the page shows was made by that loop, and nothing was lost."
     rows = json.loads(results.read_text())['rows']
-    assert [r['ranks'] for r in rows] == [1, 2]
+    assert sorted(r['ranks'] for r in rows) == [1, 2]
     for r in rows: assert r['kills'] >= 20 and r['torn'] > 0 and r['identical'] == r['runs'] and not r['differ'] and sum(s['killed'] for s in r['steps'].values()) == r['kills']
 
 def stop(tmp_path, sig, until, *words, env=ENV):
