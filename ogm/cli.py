@@ -326,7 +326,7 @@ def show(run:str, # directory of a finished set
 
 # %% ../nbs/14_cli.ipynb #dc352c13
 def demo(out:str='runs/demo', # run directory
-         ipcs:str='1,10', # images per class, one experiment each
+         ipcs:str='1', # images per class, one experiment each, e.g. 1,10
          seeds:int=5, # students an entry of the table
          iters:int=300, # Adam steps of the synthesis
          gamma:float=0.5, # weight of the matching term
@@ -334,13 +334,12 @@ def demo(out:str='runs/demo', # run directory
          epochs:int=300, # epochs of a student
          device:str='cpu', # where to compute
         ):
-    "Distil the embedded digits and compare Random, RDED and OGM under hard labels."
+    "Distil the embedded digits and compare Random, RDED and OGM from either, under hard labels."
     from ogm.core import OgmError, provenance, write_json
     from ogm.data import open_source
     from ogm.evaluation import evaluate as score, table
     from ogm.models import load_teacher
     from ogm.distilled import by_class
-    from ogm.rded import random_set
     from ogm.training import fit_teacher
     if not all(i.strip().isdecimal() for i in ipcs.split(',')): raise OgmError(f'ipcs is {ipcs!r}: give whole numbers, as in 1,10')
     wanted = [int(i) for i in ipcs.split(',')]
@@ -348,9 +347,10 @@ def demo(out:str='runs/demo', # run directory
     make = lambda: fit_teacher(src, 'convnet2-w32', scale=.08, flip=False, device=device, checkpoint=out/'teacher.ckpt', verbose=True)
     teacher = kept(file, make, lambda t, f: t.save(f), lambda f: load_teacher(f, src)); print(teacher)
     for ipc in wanted:
-        ds = run_distill(src, out/f'ipc{ipc}', data='digits', teacher=file, ipc=ipc, iters=iters, gamma=gamma, eps=eps, device=device, overwrite=True)
-        start = get_start(src, teacher, 'rded', ipc, None, 0, device, out/f'ipc{ipc}'/'work')
-        sets = {'Random': random_set(src, ipc, teacher=teacher), 'RDED': start, 'OGM': ds}
+        home = lambda init: out/f'ipc{ipc}-{init}'
+        made = {i: run_distill(src, home(i), data='digits', teacher=file, init=i, ipc=ipc, iters=iters, gamma=gamma, eps=eps, device=device, overwrite=True) for i in ('random', 'rded')}
+        start = {i: get_start(src, teacher, i, ipc, None, 0, device, home(i)/'work') for i in made}
+        sets = {'Random': start['random'], 'OGM on random': made['random'], 'RDED': start['rded'], 'OGM on RDED': made['rded']}
         for name, d in sets.items():
             row = rows.setdefault(name, {})
             for recipe, label in (('ogm-basic', 'AdamW'), ('ogm-muon', 'Muon')):

@@ -77,9 +77,10 @@ def make_images(source, teacher, row, ipc, seed, device, work=None, targets=None
     s = Settings(**row.synthesis); key = (s.view, s.layers); targets = {} if targets is None else targets
     if key not in targets: targets[key] = real_target(source.train, teacher, s.view, conv_layers(teacher.net, s.layers), device=device)
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
+    resumed = work and (Path(work)/'checkpoint.safetensors').exists()
     began = time.perf_counter()
     ds = distill(source, teacher, start, target=targets[key], device=device, seed=seed, work=work, **row.synthesis)
-    return ds, dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
+    return ds, {} if resumed else dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
 
 # %% ../nbs/16_experiments.ipynb #bebb4f85
 RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
