@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/15_main.ipynb #adb138cd
+# %% ../nbs/15_main.ipynb #5372c4d2
 import sys
 from .cli import main
 
-# %% ../nbs/15_main.ipynb #5372c4d2
+# %% ../nbs/15_main.ipynb #a058388e
 if __name__ == '__main__' and sys.argv[0].endswith('__main__.py'): sys.exit(main())

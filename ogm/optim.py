@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SGD', 'Adam', 'SignSGD', 'Shampoo', 'Muon']
 
-# %% ../nbs/05_optim.ipynb #442becde
+# %% ../nbs/05_optim.ipynb #04317d28
 import torch
 from .core import OgmError
 from .polar import by_shape, newton_schulz, polar
 
-# %% ../nbs/05_optim.ipynb #3cbbe119
+# %% ../nbs/05_optim.ipynb #4df719a1
 def _dense(g):
     if g.layout == torch.strided and not g.is_complex(): return g
     raise OgmError(f'gradient of shape {tuple(g.shape)} is sparse or complex: these optimisers take dense real gradients')
@@ -23,7 +23,7 @@ def _check(group):
         if not all(0 <= v < 1 for v in (vs if isinstance(vs, (tuple, list)) else [vs])): raise OgmError(f'{k} must lie in [0, 1), got {vs}')
     if group.get('method', 'svd') not in ('svd', 'ns'): raise OgmError(f"Muon's method is 'svd' or 'ns', got {group['method']!r}")
 
-# %% ../nbs/05_optim.ipynb #4df719a1
+# %% ../nbs/05_optim.ipynb #4f862b25
 class _Rule(torch.optim.Optimizer):
     "One step is w <- w - lr * direction; a subclass says what the direction is."
     def __init__(self, params, **defaults): super().__init__(params, defaults)
@@ -49,7 +49,7 @@ class _Rule(torch.optim.Optimizer):
         s['momentum_buffer'] = b = s['momentum_buffer'].mul_(mu).add_(g) if 'momentum_buffer' in s else g.clone()
         return g + mu*b if nesterov else b
 
-# %% ../nbs/05_optim.ipynb #49ea0e60
+# %% ../nbs/05_optim.ipynb #4e0d74ba
 class SGD(_Rule):
     "Gradient descent with heavy-ball momentum; defaults of Table 7. Raises `OgmError` for settings out of range."
     def __init__(self,
@@ -62,7 +62,7 @@ class SGD(_Rule):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, decoupled=decoupled)
     def direction(self, group, ps, gs): return [self.momentum(p, g, group['momentum'], group['nesterov']) for p, g in zip(ps, gs)]
 
-# %% ../nbs/05_optim.ipynb #a7832c4f
+# %% ../nbs/05_optim.ipynb #cc22c86d
 class Adam(_Rule):
     "Algorithm 3; with `decoupled=True` AdamW. Raises `OgmError` for settings out of range."
     def __init__(self,
@@ -82,7 +82,7 @@ class Adam(_Rule):
         v = s['v'].mul_(b2).addcmul_(g, g, value=1 - b2)/(1 - b2**t)
         return m/(v.sqrt() + eps if eps_outside else (v + eps).sqrt())
 
-# %% ../nbs/05_optim.ipynb #fe0214a9
+# %% ../nbs/05_optim.ipynb #039dd68d
 class SignSGD(_Rule):
     "Algorithm 4 and Equation 4: w <- w - lr * sign(g), 0 where g is 0. Raises `OgmError` for settings out of range."
     def __init__(self,
@@ -93,7 +93,7 @@ class SignSGD(_Rule):
         super().__init__(params, lr=lr, weight_decay=weight_decay, decoupled=decoupled)
     def direction(self, group, ps, gs): return [g.sign() for g in gs]
 
-# %% ../nbs/05_optim.ipynb #f3c5fc9a
+# %% ../nbs/05_optim.ipynb #51d02d9a
 def _inverse_root(A, p):
     "A^(-1/p) of a symmetric positive semi-definite matrix, on its range."
     lam, V = torch.linalg.eigh(A.double())
@@ -116,7 +116,7 @@ class Shampoo(_Rule):
         s['L'] = beta*s['L'] + G @ G.T; s['R'] = beta*s['R'] + G.T @ G
         return (_inverse_root(s['L'], 4) @ G.double() @ _inverse_root(s['R'], 4)).to(G.dtype)
 
-# %% ../nbs/05_optim.ipynb #cc4c49c8
+# %% ../nbs/05_optim.ipynb #4dfe26f7
 class Muon(_Rule):
     "Algorithm 5 with the momentum and weight decay of Tables 7 and 8. Raises `OgmError` for settings out of range and, on a CPU, NaN gradients."
     def __init__(self,

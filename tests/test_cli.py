@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from ogm.cli import COMMANDS, main
-from ogm.core import write_json
 
 TINY = ['--arch', 'convnet1-w4', '--epochs', '1', '--iters', '1', '--device', 'cpu']
 
@@ -172,3 +171,15 @@ def test_an_error_of_ours_is_one_line_too(monkeypatch, images):
         monkeypatch.setitem(COMMANDS, 'train', breaks(e)); got, _, err = ogm('train')
         assert got == code and err.count('\n') == 1 and says in err, err
         with pytest.raises(type(e)): main(['train', '--debug'])
+
+def test_students_are_scored_on_images_that_no_one_has_seen(images, tmp_path, monkeypatch):
+    "`ogm evaluate` holds out the same images as the run did, whatever its seed."
+    import ogm.data as data
+    opened, open_source = [], data.open_source
+    monkeypatch.setattr(data, 'open_source', lambda *a, **kw: opened.append(open_source(*a, **kw)) or opened[-1])
+    folder(tmp_path/'many', n=12)
+    assert ogm(*distil(tmp_path/'many', tmp_path/'run', '--seed', 3))[0] == 0
+    code, _, err = ogm('evaluate', tmp_path/'run', '--seeds', 1, '--epochs', 1, '--device', 'cpu'); assert code == 0, err
+    made, scored = opened; same = lambda a, b: a.shape == b.shape and torch.equal(a, b)
+    assert same(made.val.tensor(8), scored.val.tensor(8))
+    assert not same(scored.val.tensor(8), open_source(tmp_path/'many', seed=0).val.tensor(8)), 'another seed holds out others, or this test shows nothing'
