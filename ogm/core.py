@@ -119,7 +119,8 @@ def load_tensors(path, # file to read
 # %% ../nbs/00_core.ipynb #d0383b9b
 def debris(path): # run directory
     "Temporary files and directories of `whole` that a killed process left below `path`."
-    return [p for p in Path(path).rglob('.*.tmp') if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp', p.name)]
+    names = ((d, n) for d, dirs, files in os.walk(path) for n in [*dirs, *files]) # os.walk bears with what vanishes meanwhile
+    return [Path(d)/n for d, n in names if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp', n)]
 
 @contextlib.contextmanager
 def run_lock(path): # run directory
