@@ -82,8 +82,8 @@ def share_sums(G:dict, # name -> matrix, sum over this rank's images
 def own_rows(n:int, # rows in the whole batch
             )->slice: # this rank's share
     "Contiguous shares, as equal as possible."
-    k, r, w = divmod(n, world_size()), rank(), world_size()
-    lo = r*k[0] + min(r, k[1]); return slice(lo, lo + k[0] + (r < k[1]))
+    (k, extra), r = divmod(n, world_size()), rank()
+    lo = r*k + min(r, extra); return slice(lo, lo + k + (r < extra))
 
 def gather_rows(t:torch.Tensor, # (own rows, ...)
                 n:int, # rows of all ranks together
