@@ -17,13 +17,14 @@ MATH = math_core.LatexToMathML(fancy_error=False, macros={'widetilde': r'\tilde{
 
 # ---- nbdev
 
-def process(workers):
+def process():
     "`_proc/`: what nbdev makes of the notebooks, made anew when the package or the settings changed, and without pages that are gone."
     cfg = get_config(); cache = cfg.config_path/'_proc'; key = hashlib.sha256()
     for f in [cfg.config_file, *sorted(cfg.lib_path.glob('*.py'))]: key.update(f.read_bytes())
     mark = cache/'.key'; force = not mark.exists() or mark.read_text() != key.hexdigest()
     refresh_quarto_yml()
-    proc_nbs(n_workers=workers, force=force)
+    proc_nbs(n_workers=0, force=force) # in this process: a pool whose worker dies leaves pages out and only prints why
+    if missing := [p.name for p in sorted(cfg.nbs_path.glob('*.ipynb')) if not (cache/p.name).exists()]: sys.exit(f'nbdev left out {", ".join(missing)}')
     for f in cache.rglob('*'):
         if f.is_file() and f != mark and not (cfg.nbs_path/f.relative_to(cache)).exists(): f.unlink()
     mark.write_text(key.hexdigest())
@@ -103,10 +104,10 @@ def finish(out, base):
     for p in out.rglob('*.css'): # themes ask Google for their fonts
         css = p.read_text(encoding='utf-8'); p.write_text(re.sub(r'@import\s*(?:url\([^)]*\)|"[^"]*"|\'[^\']*\')\s*;?', '', css), encoding='utf-8')
 
-def main(out=None, workers=2, draft=False):
+def main(out=None, draft=False):
     cfg = get_config(); out = Path(out or cfg.doc_path).resolve()
     base = cfg.doc_host.rstrip('/') + cfg.doc_baseurl.rstrip('/')
-    proc = process(workers)
+    proc = process()
     with tempfile.TemporaryDirectory() as tmp:
         src = Path(tmp)/'site'; stage(proc, src)
         site = build(src, quiet=True)
@@ -120,7 +121,7 @@ def main(out=None, workers=2, draft=False):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--out', help='folder to write, default _docs'); p.add_argument('--workers', type=int, default=2)
+    p.add_argument('--out', help='folder to write, default _docs')
     p.add_argument('--draft', action='store_true', help='build in spite of links to pages that do not exist yet')
     args = p.parse_args()
-    with working_directory(ROOT): main(args.out, args.workers, args.draft)
+    with working_directory(ROOT): main(args.out, args.draft)
