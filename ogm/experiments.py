@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from .core import OgmError, address_seed, pick_device, provenance, rank, read_json, write_json
 from .data import open_source
-from .distilled import DistilledSet
+from .distilled import DistilledSet, unfold
 from .evaluation import Score, evaluate
 from .gradients import conv_layers, real_target
 from .models import load_teacher
@@ -28,6 +28,7 @@ class Row:
     factor:int=1 # patches a side
     synthesis:dict|None=None # fields of `Settings`; None: the start itself
     title:str='' # how the row is called
+    unfold:bool=False # the student sees each cell of a mosaic as an image of its own
 
 ROWS = {
     'random':      Row('random', 1, None, 'Random'),
@@ -40,6 +41,10 @@ ROWS = {
     'ogm-channel': Row('rded', 1, dict(view='channel'), 'OGM, channel view'),
     'ogm-raw':     Row('rded', 1, dict(orthogonal=False), 'OGM without orthogonalisation'),
     'ce':          Row('rded', 1, dict(gamma=0.), 'cross-entropy alone'),
+    'random-cells': Row('random', 2, None, 'Random, factor 2, unfolded', unfold=True),
+    'rded-cells':  Row('rded', 2, None, 'RDED, factor 2, unfolded', unfold=True),
+    'ogm-cells':   Row('rded', 2, {}, 'OGM on RDED, factor 2, unfolded', unfold=True),
+    'ogm-random-cells': Row('random', 2, {}, 'OGM on random images, factor 2, unfolded', unfold=True),
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
@@ -108,7 +113,8 @@ def run_row(name:str, # see `find_row`
     work = Path(out)/'work'/file.stem
     ds, cost = make_images(source, teacher, row, ipc, seed, device, work, targets)
     if rank() == 0: ds.save(work/'set', overwrite=True)
-    scores = [evaluate(ds, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/f'{r}-{l}.json') for l in labels for r in recipes]
+    shown = unfold(ds) if row.unfold else ds
+    scores = [evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/f'{r}-{l}.json') for l in labels for r in recipes]
     res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, source=source.name,
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
                      bytes=sum(f.stat().st_size for f in (work/'set'/'images').rglob('*.png')) + 4*len(ds), scores=[dataclasses.asdict(s) for s in scores])
