@@ -27,23 +27,33 @@ def _check(group):
 class _Rule(torch.optim.Optimizer):
     "One step is w <- w - lr * direction; a subclass says what the direction is."
     def __init__(self, params, **defaults): super().__init__(params, defaults)
-    def add_param_group(self, param_group): super().add_param_group(param_group); _check(self.param_groups[-1])
+    def add_param_group(self, param_group): # as for every torch optimiser: a dict with 'params' and settings of its own
+        super().add_param_group(param_group); _check(self.param_groups[-1])
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None): # computes the loss and its gradients anew, and returns the loss
         "Update every parameter that has a gradient; returns the closure's loss, if any. Raises `OgmError` for sparse and complex gradients."
         with torch.enable_grad(): loss = closure() if closure else None
         for group in self.param_groups:
             ps = [p for p in group['params'] if p.grad is not None and p.numel()]
             lr, wd, gs = group['lr'], group['weight_decay'], [_dense(p.grad) for p in ps]
             if wd and not group['decoupled']: gs = [g + wd*p for p, g in zip(ps, gs)]
-            for p, u in zip(ps, self.direction(group, ps, gs)):
+            for p, u in zip(ps, self._direction(group, ps, gs)):
                 if wd and group['decoupled']: p.mul_(1 - lr*wd)
                 p.add_(u.view_as(p), alpha=-lr)
         return loss
 
-    def momentum(self, p, g, mu, nesterov=False):
-        "The heavy ball b <- mu b + g, or one step ahead of it."
+    def _direction(self, group, # settings of the parameter group
+                   ps, # its parameters
+                   gs): # their gradients, same shapes
+        "One direction for each parameter, of any shape with as many elements; every rule has its own."
+        raise NotImplementedError
+
+    def _momentum(self, p, # whose memory
+                  g, # what is averaged: a gradient, or its orthogonal factor
+                  mu, # share of the memory that stays, in [0, 1)
+                  nesterov=False): # one step ahead
+        "The heavy ball b <- mu b + g."
         if not mu: return g
         s = self.state[p]
         s['momentum_buffer'] = b = s['momentum_buffer'].mul_(mu).add_(g) if 'momentum_buffer' in s else g.clone()
@@ -60,7 +70,7 @@ class SGD(_Rule):
                  nesterov:bool=False, # look one step ahead
                  decoupled:bool=False): # weight decay beside the step; default: L2, as in PyTorch
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, decoupled=decoupled)
-    def direction(self, group, ps, gs): return [self.momentum(p, g, group['momentum'], group['nesterov']) for p, g in zip(ps, gs)]
+    def _direction(self, group, ps, gs): return [self._momentum(p, g, group['momentum'], group['nesterov']) for p, g in zip(ps, gs)]
 
 # %% ../nbs/05_optim.ipynb #cc22c86d
 class Adam(_Rule):
@@ -74,7 +84,7 @@ class Adam(_Rule):
                  decoupled:bool=False, # weight decay beside the step (AdamW)
                  eps_outside:bool=False): # √v + eps, as in PyTorch, instead of √(v + eps)
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled=decoupled, eps_outside=eps_outside)
-    def direction(self, group, ps, gs): return [self._one(self.state[p], g, **group) for p, g in zip(ps, gs)]
+    def _direction(self, group, ps, gs): return [self._one(self.state[p], g, **group) for p, g in zip(ps, gs)]
     def _one(self, s, g, betas, eps, eps_outside, **_):
         if not s: s.update(step=0, m=torch.zeros_like(g), v=torch.zeros_like(g))
         (b1, b2), t = betas, s['step'] + 1; s['step'] = t
@@ -91,7 +101,7 @@ class SignSGD(_Rule):
                  weight_decay:float=0., # >= 0
                  decoupled:bool=True): # weight decay beside the step; else L2, whose size then counts for nothing but a sign
         super().__init__(params, lr=lr, weight_decay=weight_decay, decoupled=decoupled)
-    def direction(self, group, ps, gs): return [g.sign() for g in gs]
+    def _direction(self, group, ps, gs): return [g.sign() for g in gs]
 
 # %% ../nbs/05_optim.ipynb #51d02d9a
 def _inverse_root(A, p):
@@ -110,7 +120,7 @@ class Shampoo(_Rule):
                  weight_decay:float=0., # >= 0
                  decoupled:bool=True): # weight decay beside the step
         super().__init__(params, lr=lr, beta=beta, eps=eps, weight_decay=weight_decay, decoupled=decoupled)
-    def direction(self, group, ps, gs): return [self._one(self.state[p], g.flatten(1), **group) if p.ndim > 1 else g for p, g in zip(ps, gs)]
+    def _direction(self, group, ps, gs): return [self._one(self.state[p], g.flatten(1), **group) if p.ndim > 1 else g for p, g in zip(ps, gs)]
     def _one(self, s, G, beta, eps, **_):
         if not s: s.update({k: eps*torch.eye(n, dtype=G.dtype, device=G.device) for k, n in zip('LR', G.shape)})
         s['L'] = beta*s['L'] + G @ G.T; s['R'] = beta*s['R'] + G.T @ G
@@ -135,11 +145,11 @@ class Muon(_Rule):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, method=method, vector_momentum=vector_momentum, nesterov=nesterov,
                          decoupled=decoupled, momentum_first=momentum_first, eps=eps, steps=steps, dtype=dtype)
 
-    def direction(self, group, ps, gs):
+    def _direction(self, group, ps, gs):
         first, nesterov, vmu = group['momentum_first'], group['nesterov'], group['vector_momentum']
         mus = [group['momentum'] if p.ndim > 1 or vmu is None else vmu for p in ps]
-        us = [self.momentum(p, g, mu, nesterov) if first or p.ndim < 2 else g for p, g, mu in zip(ps, gs, mus)]
-        Qs = by_shape(lambda G: self.orthogonal(group, G), {k: u.flatten(1) for k, u in enumerate(us) if u.ndim > 1})
-        return [u if k not in Qs else Qs[k] if first else self.momentum(ps[k], Qs[k].view_as(u), mus[k], nesterov) for k, u in enumerate(us)]
+        us = [self._momentum(p, g, mu, nesterov) if first or p.ndim < 2 else g for p, g, mu in zip(ps, gs, mus)]
+        Qs = by_shape(lambda G: self._orthogonal(group, G), {k: u.flatten(1) for k, u in enumerate(us) if u.ndim > 1})
+        return [u if k not in Qs else Qs[k] if first else self._momentum(ps[k], Qs[k].view_as(u), mus[k], nesterov) for k, u in enumerate(us)]
 
-    def orthogonal(self, group, G): return polar(G, group['eps']) if group['method'] == 'svd' else newton_schulz(G, group['steps'], group['dtype'])
+    def _orthogonal(self, group, G): return polar(G, group['eps']) if group['method'] == 'svd' else newton_schulz(G, group['steps'], group['dtype'])
