@@ -115,8 +115,10 @@ def denormalize(x:torch.Tensor, # float (..., 3, h, w)
 
 # %% ../nbs/03_models.ipynb #3470cbda
 class _Pixels: # for a module that has .mean, .std and .device
-    def normalize(self, images): return normalize(images, self.mean, self.std)
-    def denormalize(self, x): return denormalize(x, self.mean, self.std)
+    def normalize(self, images): # uint8 (..., 3, h, w) -> float32
+        return normalize(images, self.mean, self.std)
+    def denormalize(self, x): # float (..., 3, h, w) -> uint8
+        return denormalize(x, self.mean, self.std)
     def bounds(self)->tuple: # (lo, hi), each float (1, 3, 1, 1)
         "Black and white as the network sees them."
         return tuple(self.normalize(torch.full((1, 3, 1, 1), v, dtype=torch.uint8, device=self.device)) for v in (0, 255))

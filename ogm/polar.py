@@ -6,34 +6,34 @@
 __all__ = ['stable_rank', 'polar', 'by_shape', 'polar_many', 'newton_schulz']
 
 # %% ../nbs/04_polar.ipynb #4b72b796
-import math, torch
-from .core import OgmError, rng
+import functools, math, torch
+from .core import OgmError
 
-# %% ../nbs/04_polar.ipynb #52a969a5
+# %% ../nbs/04_polar.ipynb #4f611aec
 def stable_rank(G:torch.Tensor, # (..., m, n) one matrix or a batch
                )->torch.Tensor: # (...), from 1 (one direction) to min(m, n) (all alike); 0 for a zero matrix
     "‖G‖_F² / ‖G‖₂²: how many directions carry the energy."
     s2 = torch.linalg.svdvals(G.detach())**2
     return torch.nan_to_num(s2.sum(-1)/s2.amax(-1))
 
-# %% ../nbs/04_polar.ipynb #c3fdf809
+# %% ../nbs/04_polar.ipynb #a251bfdd
 def _roots(lam, eps, tol):
-    "r = √(λ + d) and 1/r, both 0 for directions below `tol` times the largest."
+    "r = √(λ + δ) and 1/r, both 0 for directions below `tol` times the largest."
     top = lam.amax(-1, keepdim=True)
     r = (lam + eps**2*top).sqrt()
     r = torch.where(r > tol*top.sqrt(), r, 0)
     return r, torch.where(r > 0, 1/r, 0)
 
-def _pull_eigen(Sigma, eps, V, r, inv):
-    "Steps 4 to 6: the symmetric matrix that multiplies G."
-    H, total = V.mT @ Sigma @ V, r[..., None] + r[..., None, :]
+def _kernel(H, eps, r, inv):
+    "Steps 4 to 6 in the eigenbasis: 2(K + ε² tr(K) e₁e₁ᵀ)."
+    total = r[..., None] + r[..., None, :]
     both, one = inv[..., None]*inv[..., None, :], inv[..., None] + inv[..., None, :]
     K = H*torch.where(both > 0, -both/torch.where(both > 0, total, 1), one**3)
     tr = K.diagonal(0, -2, -1).sum(-1, keepdim=True)
     K.diagonal(0, -2, -1).scatter_add_(-1, r.argmax(-1, keepdim=True), eps**2*tr)
-    return V @ (2*K) @ V.mT
+    return K.mul_(2)
 
-# %% ../nbs/04_polar.ipynb #a5117f1a
+# %% ../nbs/04_polar.ipynb #17e28c0c
 def _gram(X, block=128):
     "X Xᵀ in float64, the lower triangle of blocks."
     X = X.double(); A = X.new_zeros(*X.shape[:-1], X.shape[-2])
@@ -41,22 +41,56 @@ def _gram(X, block=128):
     return A
 
 def _eigen(X, eps, work, method):
-    "Z = (X Xᵀ + dI)^(-1/2), what its derivative needs, and the factor itself where the SVD gives it."
-    if method == 'svd': V, s, Vh = torch.linalg.svd(X.double(), full_matrices=False); lam = s**2
-    else: lam, V = torch.linalg.eigh(_gram(X)); lam = lam.clamp(min=0)
+    "E, r, 1/r, and EᵀX where the SVD gives it."
+    if method == 'svd': E, s, Vh = torch.linalg.svd(X.double(), full_matrices=False); lam = s**2
+    else: lam, E = torch.linalg.eigh(_gram(X)); lam = lam.clamp(min=0)
     if not lam.is_cuda and not lam.isfinite().all(): raise torch.linalg.LinAlgError('not finite') # on a GPU the question would cost a wait
     exact = method == 'svd' and X.dtype == torch.float64
     r, inv = _roots(lam, eps, 16*torch.finfo(torch.float64).eps if exact else 2*torch.finfo(torch.float32).eps)
-    Q = ((V*(s*inv)[..., None, :]) @ Vh).to(work) if method == 'svd' else None
-    V, r, inv = V.to(work), r.to(work), inv.to(work)
-    return (V*inv[..., None, :]) @ V.mT, (V, r, inv), Q
+    return E.to(work), r.to(work), inv.to(work), (s[..., None]*Vh).to(work) if method == 'svd' else None
 
-# %% ../nbs/04_polar.ipynb #e4ee4eca
+# %% ../nbs/04_polar.ipynb #18fc9113
+@functools.cache
+def _onednn():
+    "oneDNN's product A Bᵀ of float32 matrices; None where torch is built without it."
+    try: f = torch.ops.mkldnn._linear_pointwise; one = torch.ones(2, 2); f(one, one, None, 'none', [], ''); return f
+    except Exception: return None
+
+def _mm(A, B):
+    "A @ B for batches of matrices."
+    if A.device.type != 'cpu' or A.dtype != torch.float32 or A.ndim > 3 or not A.numel() or not _onednn(): return A @ B
+    if A.ndim == 2: return _onednn()(A, B.mT, None, 'none', [], '')
+    Qs = [_onednn()(a, b.mT, None, 'none', [], '') for a, b in zip(A, B)]
+    return Qs[0][None] if len(Qs) == 1 else torch.stack(Qs)
+
+# %% ../nbs/04_polar.ipynb #f826c937
+def _sym(M): return (M + M.mT)/2
+
+def _wide(X, eps, work, method):
+    "Forward and what backward needs, for wide matrices."
+    E, r, inv, _ = _eigen(X, eps, work, method); Z = _mm(E*inv[..., None, :], E.mT)
+    return _mm(Z, X.to(work)), (Z, E, r, inv)
+
+def _wide_pull(X, B, eps, Z, E, r, inv):
+    "Gradient of G from the gradient B of Q."
+    H = _mm(_mm(E.mT, _sym(_mm(B, X.mT))), E); K = _kernel(H, eps, r, inv)
+    return _mm(Z, B).add_(_mm(_mm(_mm(E, K), E.mT), X))
+
+def _rotated(X, eps, work, method):
+    "As `_wide`, in the eigenbasis."
+    E, r, inv, W = _eigen(X, eps, work, method); W = _mm(E.mT, X.to(work)) if W is None else W
+    return _mm(E, inv[..., None]*W), (W, E, r, inv)
+
+def _rotated_pull(X, B, eps, W, E, r, inv):
+    B = _mm(E.mT, B); K = _kernel(_sym(_mm(B, W.mT)), eps, r, inv)
+    return _mm(E, (inv[..., None]*B).add_(_mm(K, W)))
+
+# %% ../nbs/04_polar.ipynb #80b6f9ae
 def _trace(A): return A.diagonal(0, -2, -1).sum(-1)[..., None, None]
 def _steps(eps): return math.ceil(math.log(1/eps)/math.log(1.5)) + 6
 
-def _newton(X, eps):
-    "As `_eigen`, by products alone."
+def _newton(X, eps, work, method):
+    "As `_wide`, by products alone."
     A, tiny = _gram(X, X.shape[-2]), 1e-300
     I, Pi = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device), A/_trace(A).clamp(min=tiny)
     for _ in range(10): Pi = Pi @ Pi; Pi = Pi/_trace(Pi).clamp(min=tiny)
@@ -64,41 +98,45 @@ def _newton(X, eps):
     Y, Z = (A + eps**2*lam*I)/c, I
     for _ in range(_steps(eps)): T = 1.5*I - .5*Z @ Y; Y, Z = Y @ T, T @ Z
     Z = torch.where(lam > 0, Z/c.sqrt(), 0)
-    return Z, (Pi, Y*c.sqrt(), Z), None
+    return Z.to(work) @ X.to(work), (Pi, Y*c.sqrt(), Z)
 
-# %% ../nbs/04_polar.ipynb #3b817b9e
-def _pull_newton(Sigma, eps, Pi, Y, Z):
-    "As `_pull_eigen`, by products alone."
+# %% ../nbs/04_polar.ipynb #6f084bdf
+def _newton_pull(X, B, eps, Pi, Y, Z):
+    "As `_wide_pull`, by products alone."
     norm = torch.linalg.matrix_norm(Y, keepdim=True).clamp(min=1e-300)
-    a, q = Y/norm, -Z @ Sigma.to(Z.dtype) @ Z/norm
+    a, q = Y/norm, -Z @ _sym(B @ X.mT).to(Z.dtype) @ Z/norm
     for _ in range(_steps(eps/Y.shape[-1]**.5)):
         aq, aa = a @ q, a @ a; aaq = a @ aq
         a, q = 1.5*a - .5*a @ aa, 1.5*q - .5*(aaq + aaq.mT - aq @ a)
-    return q + eps**2*_trace(q)*Pi
+    return Z.to(B.dtype) @ B + (q + eps**2*_trace(q)*Pi).to(B.dtype) @ X
 
-# %% ../nbs/04_polar.ipynb #e83ece30
+# %% ../nbs/04_polar.ipynb #5d7d2cba
+_WAYS = dict(newton=(_newton, _newton_pull), wide=(_wide, _wide_pull), rotated=(_rotated, _rotated_pull))
+
 class _Polar(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, G, eps, method):
+    def forward(ctx, G, # (..., m, n), m <= n
+                eps, # as in `polar`
+                method): # 'gram', 'svd' or 'newton'
         with torch.autocast(G.device.type, enabled=False):
             X = G if G.dtype == torch.float64 else G.float()
-            c = torch.exp2(torch.frexp(X.abs().amax((-2, -1), keepdim=True)).exponent.to(X.dtype) - 1); X = X/c
-            work = torch.float64 if eps < 1e-4 else X.dtype
-            Z, saved, Q = _newton(X, eps) if method == 'newton' else _eigen(X, eps, work, method)
-            Z = Z.to(work); ctx.eps, ctx.pull = eps, _pull_newton if method == 'newton' else _pull_eigen
-            ctx.save_for_backward(X, c, Z, *saved)
-            return (Z @ X.to(work) if Q is None else Q).to(G.dtype)
+            top = torch.linalg.vector_norm(X, math.inf, (-2, -1), keepdim=True)
+            c = torch.exp2(torch.frexp(top).exponent.to(X.dtype) - 1); X = X/c
+            ctx.eps, ctx.work = eps, torch.float64 if eps < 1e-4 else X.dtype
+            ctx.way = 'newton' if method == 'newton' else 'rotated' if method == 'svd' or 2*X.shape[-1] < 5*X.shape[-2] else 'wide'
+            Q, saved = _WAYS[ctx.way][0](X, eps, ctx.work, method)
+            ctx.save_for_backward(X, c, *saved)
+            return Q.to(G.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, Qbar):
-        X, c, Z, *saved = ctx.saved_tensors
+    def backward(ctx, Qbar): # derivative of the loss by the factor, (..., m, n)
+        X, c, *saved = ctx.saved_tensors
         with torch.autocast(Qbar.device.type, enabled=False):
-            X, B = X.to(Z.dtype), Qbar.to(Z.dtype); M = B @ X.mT
-            K = ctx.pull((M + M.mT)/2, ctx.eps, *saved).to(Z.dtype)
-            return (Z/c @ B).add_(K/c @ X).to(Qbar.dtype), None, None
+            Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work), ctx.eps, *saved)
+            return (Gbar/c).to(Qbar.dtype), None, None
 
-# %% ../nbs/04_polar.ipynb #ccd6475e
+# %% ../nbs/04_polar.ipynb #d63fe53c
 def _method(G, eps, method):
     if eps < 0 or method not in (None, 'gram', 'svd', 'newton'):
         raise OgmError(f"polar takes eps >= 0 and method 'gram', 'svd' or 'newton', got {eps} and {method!r}")
@@ -120,7 +158,7 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
     try: return _Polar.apply(G, eps, method)
     except torch.linalg.LinAlgError as e: raise OgmError('polar met NaN or infinity in a matrix: lower the learning rate or check the input') from e
 
-# %% ../nbs/04_polar.ipynb #91710cc1
+# %% ../nbs/04_polar.ipynb #050867f7
 def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition as polar factors do
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
             ): # f of every matrix: a dict with the same keys, or a list
@@ -139,7 +177,7 @@ def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. 
     "`polar` of many matrices, batched by shape. Raises `OgmError` as `polar` does."
     return by_shape(lambda G: polar(G, eps, method), Gs)
 
-# %% ../nbs/04_polar.ipynb #2d6d9ca4
+# %% ../nbs/04_polar.ipynb #d5f679d3
 def newton_schulz(G:torch.Tensor, # (..., m, n) one matrix or a batch
                   steps:int=5, # iterations
                   dtype:torch.dtype|None=None, # working precision, e.g. torch.bfloat16 as in the public Muon; None keeps that of `G`

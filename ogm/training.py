@@ -386,18 +386,21 @@ def _at_most(recipe, n, steps): # no more epochs than the steps need
 class _Saver:
     "Writes the checkpoint when it is due, and raises `Stopped` when a signal came."
     def __init__(self, path, every, stop, job, opt, key): self.path, self.every, self.stop, self.job, self.opt, self.key, self.at = path, every, stop, job, opt, key, time.monotonic()
-    def save(self, h, sums=()):
+    def save(self, h, # `History` so far
+             sums=()): # losses of the steps since
         if self.path: _save(self.path, self.job, self.opt, h, self.key, sums)
         self.at = time.monotonic()
-    def between_steps(self, h, sums):
+    def between_steps(self, h, # `History` of the finished epochs
+                      sums): # losses of the epoch that is under way
         if world_size() > 1 and len(sums) % 8: return
         if not any_rank(self.stop or self.path and not self.every and time.monotonic() - self.at > CHECKPOINT_SECONDS): return
         self.save(h, sums); self.halt(f'in epoch {len(h.loss) + 1}, step {len(sums)}')
-    def after_epoch(self, h, last):
+    def after_epoch(self, h, # `History`, this epoch included
+                    last): # was it the last one?
         due = len(h.loss) % self.every == 0 if self.every else time.monotonic() - self.at > CHECKPOINT_SECONDS
         if any_rank(due or last or self.stop): self.save(h)
         if self.path or not last: self.halt(f'after epoch {len(h.loss)}')
-    def halt(self, where):
+    def halt(self, where): # words for the message
         if any_rank(self.stop): raise Stopped(f'training stopped {where}' + ('; repeat the command to continue' if self.path else ''))
 
 # %% ../nbs/07_training.ipynb #b500e073
