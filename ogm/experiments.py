@@ -11,11 +11,11 @@ import dataclasses, json, resource, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from .core import OgmError, distributed, pick_device, provenance, rank, read_json, rng, write_json
+from .core import OgmError, Stopped, distributed, pick_device, provenance, rank, read_json, rng, write_json
 from .data import Source, is_number, open_source
 from .distilled import unfold
 from .evaluation import Score, evaluate, same_order
-from .gradients import conv_layers, real_target
+from .gradients import match_layers, real_target
 from .models import load_teacher
 from .rded import noise_set, random_set, rded
 from .synthesis import Settings, distill
@@ -41,7 +41,10 @@ ROWS = {
     'ogm-random':  Row('random', 1, {}, 'OGM on random images'),
     'ogm-channel': Row('rded', 1, dict(view='channel'), 'OGM, channel view'),
     'ogm-raw':     Row('rded', 1, dict(orthogonal=False), 'OGM without orthogonalisation'),
+    'ogm-true':    Row('rded', 1, dict(matcher='true'), 'true gradients in place of pseudo-gradients'),
     'ce':          Row('rded', 1, dict(gamma=0.), 'cross-entropy alone'),
+    'bn':          Row('rded', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on RDED'),
+    'bn-noise':    Row('noise', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on noise'),
     'random-cells': Row('random', 2, None, 'Random, factor 2, unfolded', unfold=True),
     'rded-cells':  Row('rded', 2, None, 'RDED, factor 2, unfolded', unfold=True),
     'ogm-cells':   Row('rded', 2, {}, 'OGM on RDED, factor 2, unfolded', unfold=True),
@@ -88,8 +91,8 @@ def make_images(source, teacher, row, ipc, seed, device, work=None, targets=None
     "Images of a row and what they cost: (DistilledSet, {'seconds', 'peak_bytes'})."
     start = make_start(source, teacher, row, ipc, seed, device)
     if row.synthesis is None: return start, {}
-    s = Settings(**row.synthesis); key = (s.view, s.layers); targets = {} if targets is None else targets
-    if key not in targets: targets[key] = real_target(source.train, teacher, s.view, conv_layers(teacher.net, s.layers), device=device)
+    s = Settings(**row.synthesis); key = (s.view, s.layers, s.matcher); targets = {} if targets is None else targets
+    if key not in targets: targets[key] = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     resumed = work and (Path(work)/'checkpoint.safetensors').exists()
     began = time.perf_counter()
@@ -214,6 +217,7 @@ def run_table(data:str='digits', # as for `ogm distill`
               arch:str='convnet3-w32', # teacher
               students:str='', # students, separated by commas; empty: as the teacher
               teacher:str='', # ready teacher file; empty: train one
+              teacher_epochs:int=None, # passes of a teacher that is trained here; None: by the number of images
               epochs:int=None, # of a student; None: the recipe's
               seeds:int=3, # students for each entry
               labels:str='hard,soft', # which labels
@@ -223,7 +227,7 @@ def run_table(data:str='digits', # as for `ogm distill`
              ):
     "Run every row that has no file yet."
     src, dev, out = hold_out(open_source(data), holdout), pick_device(device), Path(out); file = Path(teacher or out/'work'/'teacher.safetensors')
-    if not file.exists(): fit_teacher(src, arch, seed=seed, device=dev, checkpoint=out/'work'/'teacher.ckpt').save(file)
+    if not file.exists(): fit_teacher(src, arch, epochs=teacher_epochs, seed=seed, device=dev, checkpoint=out/'work'/'teacher.ckpt').save(file)
     t = load_teacher(file, src, device=dev); print(src, t, sep='\n', flush=True); targets = {}
     for n in map(int, ipc.split(',')):
         for name in [r for r in (rows.split(';') if ';' in rows or ':' in rows else rows.split(',')) if r]:
@@ -262,4 +266,4 @@ if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('
     f = run_curves if sys.argv[1:2] == ['curves'] else run_table
     args = vars(anno_parser(f, f'python -m ogm.experiments{" curves"*(f is run_curves)}').parse_args(sys.argv[1 + (f is run_curves):]))
     try: f(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
-    except OgmError as e: sys.exit(f'ogm: {e}')
+    except (OgmError, Stopped) as e: sys.exit(f'ogm: {e}')

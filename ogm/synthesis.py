@@ -9,11 +9,11 @@ __all__ = ['Settings', 'draw_views', 'look', 'share_sums', 'own_rows', 'gather_r
 import dataclasses, hashlib, json, math, re
 from dataclasses import dataclass
 from pathlib import Path
-import torch
+import torch, torch.nn.functional as F
 from .core import OgmError, Stopped, any_rank, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
 from .data import is_number
 from .distilled import DistilledSet
-from .gradients import collect, conv_layers, real_target, running_mean, watch
+from .gradients import MATCHERS, match_layers, matrix_shape, measure, real_target, running_mean, watch
 from .loss import ogm_loss, orient
 from .patches import crop_boxes, crop_resize
 
@@ -34,6 +34,7 @@ class Settings:
     history:bool=True # running mean over batches
     patch_views:bool=True # Algorithm 6: each step looks at one patch of each image
     scale:tuple=(0.5, 1.) # area of the random crop
+    matcher:str='pseudo' # what is compared: 'pseudo' gradients (Equation 11), 'true' ones, or 'bn' statistics
     seed:int=0 # of the views
 
     def __post_init__(self):
@@ -41,7 +42,7 @@ class Settings:
             if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
         for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eps=n(self.eps, 0) and self.eps < 1,
-                          view=self.view in ('kernel', 'channel'), reduction=self.reduction in ('sum', 'mean'), scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
+                          view=self.view in ('kernel', 'channel'), matcher=isinstance(self.matcher, str) and self.matcher in MATCHERS, reduction=self.reduction in ('sum', 'mean'), scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: see the settings of synthesis')
 
@@ -103,12 +104,12 @@ class Synthesis:
                  settings:Settings, # what to do
                  device): # where
         self.teacher, self.start, self.s, self.device = teacher.to(device), start, settings, torch.device(device)
-        self.layers, (self.lo, self.hi) = conv_layers(teacher.net, settings.layers), self.teacher.bounds()
+        self.layers, (self.lo, self.hi) = match_layers(teacher.net, settings.matcher, settings.layers), self.teacher.bounds()
         if missing := [n for n in self.layers if n not in target]: raise OgmError(f'the real target lacks layer {missing[0]!r}: compute it with the same layers')
-        if odd := [n for n, m in self.layers.items() if target[n].shape != (m.out_channels, m.weight[0].numel() if settings.view == 'kernel' else m.weight.shape[1])]:
-            raise OgmError(f'the real target has another shape than layer {odd[0]!r}: compute it again, with this teacher and this view')
+        if odd := [n for n, m in self.layers.items() if target[n].shape != matrix_shape(m, settings.view, settings.matcher)]:
+            raise OgmError(f'the real target has another shape than layer {odd[0]!r}: compute it again, with this teacher, this view and this matcher')
         if bad := [n for n in self.layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
-        self.target = orient({n: target[n].to(device) for n in self.layers}, settings.eps, settings.orthogonal)
+        self.target = orient({n: target[n].to(device) for n in self.layers}, settings.eps, settings.orthogonal and settings.matcher != 'bn')
         self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
         self.load_batch()
 
@@ -129,11 +130,12 @@ def _load_batch(self):
     self.y, self.adam = labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
 def _gradients(self):
-    "Logits, and the pseudo-gradients of the whole batch with its history, for this step's views."
+    "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for this step's views."
     factor = self.start.factor if self.s.patch_views else 1
     boxes, flips = draw_views(self.n, self.x.shape[-1], factor, self.s.scale, rng(self.s.seed, 'views', self.b, self.t))
     with watch(self.layers) as seen: logits = self.teacher(look(self.x, boxes[self.own], flips[self.own]))
-    G = share_sums(collect(seen, self.layers, self.s.view))
+    ce = F.cross_entropy(logits, self.y, reduction='sum') if self.s.matcher == 'true' else None
+    G = share_sums(measure(self.s.matcher, seen, self.layers, self.s.view, ce, create_graph=True))
     G = {n: g/self.n for n, g in G.items()}
     return logits, (running_mean(G, self.past, self.b) if self.s.history else G)
 
@@ -144,7 +146,7 @@ def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
     logits, G = self.gradients()
-    try: loss, ce, d = ogm_loss(logits, self.y, G, self.target, self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, parts=True)
+    try: loss, ce, d = ogm_loss(logits, self.y, G, self.target, self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True)
     except OgmError as e: raise OgmError(self.diagnose(G) or str(e)) from e
     self.adam.zero_grad(); loss.backward()
     if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose(G) or self.where('in the loss or its derivative'))
@@ -244,7 +246,7 @@ def distill(source, # `Source` of real images
     if list(start.classes) != list(source.classes): raise OgmError(f'the start has classes {start.classes[:3]}…, the source {source.classes[:3]}…: make the start from this source')
     if start.size != teacher.size: raise OgmError(f'the start has images of {start.size} px, the teacher wants {teacher.size} px')
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
-    if target is None: target = real_target(source.train, teacher, s.view, conv_layers(teacher.net, s.layers), device=device)
+    if target is None: target = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
     run = Synthesis(teacher, start, target, s, device)
     if work: run.resume(work)
     run.run(work, every)
