@@ -122,17 +122,18 @@ def run_row(name:str, # see `find_row`
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe."
     device, row, arch = pick_device(device), find_row(name), arch or teacher.arch
-    file = Path(out)/_file(name, f'ipc{ipc}', arch); work = Path(out)/'work'/file.stem; old = read_json(file) if file.exists() else {}
+    file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', [])}: return old
-    ds, cost = make_images(source, teacher, row, ipc, seed, device, work, targets)
-    if rank() == 0: ds.save(work/'set', overwrite=True)
+    ds, cost = make_images(source, teacher, row, ipc, seed, device, images, targets)
+    cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
+    if rank() == 0: ds.save(images/'set', overwrite=True)
     shown = unfold(ds) if row.unfold else ds
     score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/f'{r}-{l}.json')
     new = [dataclasses.asdict(score(l, r)) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
     res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, source=source.name,
-                     n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost or old.get('cost', {}),
-                     bytes=sum(f.stat().st_size for f in (work/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
+                     n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
+                     bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
     return res
 

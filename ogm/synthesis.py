@@ -170,7 +170,8 @@ Synthesis.step, Synthesis.where, Synthesis.diagnose, Synthesis.advance = _step, 
 
 # %% ../nbs/12_synthesis.ipynb #567fb22a
 def _fingerprint(self):
-    h = hashlib.sha256(json.dumps([dataclasses.asdict(self.s), self.size]).encode())
+    s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) != ('matcher', 'pseudo')} # younger than the first checkpoints: counts when used
+    h = hashlib.sha256(json.dumps([s, self.size]).encode())
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
     return h.hexdigest() + self.teacher.sha256()[:16]
 
