@@ -58,7 +58,8 @@ def _onednn():
 
 def _mm(A, B):
     "A @ B for batches of matrices."
-    if A.device.type != 'cpu' or A.dtype != torch.float32 or A.ndim > 3 or not A.numel() or not _onednn(): return A @ B
+    watched = torch.is_grad_enabled() and (A.requires_grad or B.requires_grad)
+    if watched or A.device.type != 'cpu' or A.dtype != torch.float32 or A.ndim > 3 or not A.numel() or not _onednn(): return A @ B
     if A.ndim == 2: return _onednn()(A, B.mT, None, 'none', [], '')
     Qs = [_onednn()(a, b.mT, None, 'none', [], '') for a, b in zip(A, B)]
     return Qs[0][None] if len(Qs) == 1 else torch.stack(Qs)
@@ -120,8 +121,7 @@ class _Polar(torch.autograd.Function):
                 method): # 'gram', 'svd' or 'newton'
         with torch.autocast(G.device.type, enabled=False):
             X = G if G.dtype == torch.float64 else G.float()
-            top = torch.linalg.vector_norm(X, math.inf, (-2, -1), keepdim=True)
-            c = torch.exp2(torch.frexp(top).exponent.to(X.dtype) - 1); X = X/c
+            c = torch.exp2(torch.frexp(X.abs().amax((-2, -1), keepdim=True)).exponent.to(X.dtype) - 1); X = X/c
             ctx.eps, ctx.work = eps, torch.float64 if eps < 1e-4 else X.dtype
             ctx.way = 'newton' if method == 'newton' else 'rotated' if method == 'svd' or 2*X.shape[-1] < 5*X.shape[-2] else 'wide'
             Q, saved = _WAYS[ctx.way][0](X, eps, ctx.work, method)
@@ -159,15 +159,17 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
     except torch.linalg.LinAlgError as e: raise OgmError('polar met NaN or infinity in a matrix: lower the learning rate or check the input') from e
 
 # %% ../nbs/04_polar.ipynb #050867f7
+def _alone(G): return G.device.type == 'cpu' and G.numel() > 2**15 # a copy into a stack would cost more than the call
+
 def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition as polar factors do
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
             ): # f of every matrix: a dict with the same keys, or a list
     "Stack matrices of equal shape, tall ones transposed, and call `f` once for each stack."
     if isinstance(Gs, dict): return dict(zip(Gs, by_shape(f, list(Gs.values()))))
     wide, groups, out = [G if G.shape[0] <= G.shape[1] else G.mT for G in Gs], {}, [None]*len(Gs)
-    for k, G in enumerate(wide): groups.setdefault((G.shape, G.dtype, G.device), []).append(k)
+    for k, G in enumerate(wide): groups.setdefault((G.shape, G.dtype, G.device, k*_alone(G)), []).append(k)
     for ks in groups.values():
-        for k, Q in zip(ks, f(torch.stack([wide[k] for k in ks]))): out[k] = Q if wide[k] is Gs[k] else Q.mT
+        for k, Q in zip(ks, f(torch.stack([wide[k] for k in ks]) if len(ks) > 1 else wide[ks[0]][None])): out[k] = Q if wide[k] is Gs[k] else Q.mT
     return out
 
 def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. layer name -> gradient
@@ -178,16 +180,28 @@ def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. 
     return by_shape(lambda G: polar(G, eps, method), Gs)
 
 # %% ../nbs/04_polar.ipynb #d5f679d3
+_ABC = 3.4445, -4.7750, 2.0315 # Muon's coefficients
+
+def _polynomial(X, steps):
+    "R of the formula above."
+    (a, b, c), R = _ABC, None
+    X = X.float() if X.dtype.itemsize < 4 else X
+    A = _mm(X, X.mT); I = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    for k in range(steps):
+        P = a*I + b*A + c*_mm(A, A); R = P if R is None else _mm(P, R)
+        if k < steps - 1: A = _mm(_mm(P, A), P)
+    return R
+
 def newton_schulz(G:torch.Tensor, # (..., m, n) one matrix or a batch
                   steps:int=5, # iterations
                   dtype:torch.dtype|None=None, # working precision, e.g. torch.bfloat16 as in the public Muon; None keeps that of `G`
                  )->torch.Tensor: # same shape and dtype; singular values about 0.68 to 1.20, small ones less
     "Muon's quintic Newton–Schulz iteration: roughly Equation 19, by matrix products alone."
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = G.shape[-2] > G.shape[-1]
+    a, b, c = _ABC; tall = G.shape[-2] > G.shape[-1]
     X = (G.mT if tall else G).to(dtype or G.dtype)
     X = X/(torch.linalg.matrix_norm(X, keepdim=True) + 1e-7)
-    for _ in range(steps):
-        A = X @ X.mT
-        X = a*X + (b*A + c*A @ A) @ X
+    if X.shape[-1] >= 2*X.shape[-2]:
+        for k in range(0, steps, 5): X = _polynomial(X, min(5, steps - k)).to(X.dtype) @ X
+    else:
+        for _ in range(steps): A = X @ X.mT; X = a*X + (b*A + c*A @ A) @ X
     return (X.mT if tall else X).to(G.dtype)
