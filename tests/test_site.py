@@ -48,7 +48,22 @@ def site(tmp_path_factory):
 @pytest.fixture(scope='session')
 def html(site): return {p.relative_to(site).as_posix(): Page(p) for p in site.rglob('*.html') if 'site_libs' not in p.parts}
 
-def test_every_notebook_is_a_page(html): assert sorted(html) == sorted(NAMES)
+def test_every_notebook_is_a_page(html): assert sorted(html) == sorted([*NAMES, '404.html'])
+
+def test_missing_page(site, html):
+    "404.html is shown at any address, so its links start at the top of the site; the way back, the search and the styles are among them."
+    page, base = html['404.html'], urlsplit(docs.get_config().doc_host).path + docs.get_config().doc_baseurl
+    inside = [u for u in page.links + page.resources if not urlsplit(u).scheme and not u.startswith('#')]
+    assert len(inside) > len(NAMES) and f'content="{base}/"' in page.source
+    wrong = [u for u in inside if not u.startswith(f'{base}/') or not (site/unquote(urlsplit(u).path)[len(base) + 1:]).exists()]
+    assert not wrong, f'404.html: {wrong}'
+
+def test_shared_links_have_a_picture(site, html):
+    "Every page names the same card by its full address, and the card is in the site and light."
+    cards = {u for p in html.values() for u in re.findall(r'<meta property="og:image" content="([^"]+)"', p.source)}
+    assert len(cards) == 1 and all('og:image' in p.source for p in html.values())
+    card = site/urlsplit(cards.pop()).path.removeprefix(docs.get_config().doc_baseurl).strip('/')
+    assert card.is_file() and card.stat().st_size < 300_000
 
 def test_sidebar_lists_every_page():
     "Pages and the reading order are the same set."
@@ -151,15 +166,16 @@ LOOK = r'''() => { document.querySelectorAll('img').forEach(i => i.loading = 'ea
     broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
     blank: [...document.querySelectorAll('main math')].filter(m => !m.closest('details:not([open])')).filter(m => { const r = m.getBoundingClientRect(); return r.width < 2 || r.height < 4 }).map(m => m.textContent),
     faint: [...document.querySelectorAll('body *')].filter(e => {
-      if (![...e.childNodes].some(c => c.nodeType == 3 && c.data.trim()) || !e.checkVisibility() || !e.getBoundingClientRect().width || e.closest('code, button, .visually-hidden')) return false;
+      if (![...e.childNodes].some(c => c.nodeType == 3 && c.data.trim()) || !e.checkVisibility() || !e.getBoundingClientRect().width || e.closest('.visually-hidden')) return false;
       const rgb = s => { const v = (s.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number); return v.length < 4 ? [...v, 1] : v };
-      let back = [0, 0, 0, 0]; // what lies behind the text, from the element outwards
-      for (let p = e; p && back[3] < .99; p = p.parentElement) { const c = rgb(getComputedStyle(p).backgroundColor), a = (1 - back[3]) * c[3];
-        back = [0, 1, 2].map(i => back[i] + a * c[i]).concat(back[3] + a) }
+      let back = [0, 0, 0, 0], solid = 1; // what lies behind the text, from the element outwards; how solid the text is
+      for (let p = e; p; p = p.parentElement) { const s = getComputedStyle(p), c = rgb(s.backgroundColor), a = (1 - back[3]) * c[3]; solid *= s.opacity;
+        if (back[3] < .99) back = [0, 1, 2].map(i => back[i] + a * c[i]).concat(back[3] + a) }
       back = [0, 1, 2].map(i => back[i] + (1 - back[3]) * 255);
+      let text = rgb(getComputedStyle(e).color); solid *= text[3]; text = [0, 1, 2].map(i => solid * text[i] + (1 - solid) * back[i]);
       const light = c => c.slice(0, 3).map(v => (v /= 255) <= .04 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((t, v, i) => t + v * [.2126, .7152, .0722][i], 0);
-      const [a, b] = [light(rgb(getComputedStyle(e).color)), light(back)].sort((x, y) => y - x);
-      return (a + .05) / (b + .05) < 2.5 }).map(e => e.textContent.trim().slice(0, 40)),
+      const [a, b] = [light(text), light(back)].sort((x, y) => y - x);
+      return (a + .05) / (b + .05) < (parseFloat(getComputedStyle(e).fontSize) < 24 ? 4.5 : 3) }).map(e => e.textContent.trim().slice(0, 40)), // WCAG AA
     font: document.fonts.check('16px "STIX Two Math"'),
     unseen: ['main', 'h1'].filter(s => !document.querySelector(s)?.getBoundingClientRect().height) })) }'''
 
@@ -183,13 +199,18 @@ def test_page_in_a_browser(browser, address, html, name, width, scheme):
 
 @pytest.mark.browser
 def test_search_and_dark_mode(browser, address):
-    "Search finds a function, and the switch turns the page dark."
+    "Search by keyboard finds a function, can be read, and leads there; the switch turns the page dark."
     page = browser.new_page(viewport=dict(width=1280, height=900), color_scheme='light')
     try:
         page.goto(f'{address}/index.html')
         light = page.evaluate('getComputedStyle(document.body).backgroundColor')
         page.evaluate('smalldocsToggleScheme()'); page.wait_for_timeout(300)
         assert page.evaluate('getComputedStyle(document.body).backgroundColor') != light
-        page.keyboard.press('/'); page.keyboard.type('address_seed')
-        page.wait_for_selector('.smalldocs-search-results a.search-result[href*="core.html"]', timeout=10_000)
+        for _ in range(2): # in the dark, then in the light
+            page.keyboard.press('/'); page.keyboard.type('address_seed')
+            page.wait_for_selector('.smalldocs-search-results a.search-result[href*="core.html"]', timeout=10_000)
+            assert not (faint := page.evaluate(LOOK)['faint']), f'search results that can hardly be read: {faint[:5]}'
+            page.reload(); page.evaluate('smalldocsToggleScheme()'); page.wait_for_timeout(300)
+        page.keyboard.press('/'); page.keyboard.type('address_seed'); page.wait_for_selector('a.search-result[href*="core.html"]')
+        page.keyboard.press('ArrowDown'); page.keyboard.press('Enter'); page.wait_for_url('**/core.html*')
     finally: page.close()

@@ -4,6 +4,7 @@ nbdev processes the notebooks (signatures, links between names), smalldocs rende
 left is done here: the page names that nbdev's links expect, formulas as MathML, pictures as files. Stops at the first broken link or formula."""
 import argparse, base64, hashlib, html, json, os, re, shutil, struct, sys, tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import math_core, yaml
 from fastcore.utils import working_directory
@@ -86,6 +87,11 @@ def picture(m, out, alt='output of the code above'):
     w, h = struct.unpack('>II', data[16:24])
     return f'<img alt="{alt}" src="{name}" width="{w}" height="{h}" loading="lazy"'
 
+def from_anywhere(t, top):
+    "The page `t` with links that hold wherever it is shown: a host shows 404.html in place of any page that is missing, however deep."
+    t = re.sub(r'\b(href|src)="(?![a-z]+:|[#/])(?:\./)?([^"]*)"', lambda m: f'{m[1]}="{top}/{m[2]}"', t)
+    return t.replace('<meta name="smalldocs:offset" content="./">', f'<meta name="smalldocs:offset" content="{top}/">')
+
 def finish(out, base):
     "Formulas, pictures, tables that scroll, and links from name to name made relative, in every page of `out`."
     pages = {p.name: p.read_text(encoding='utf-8') for p in out.glob('*.html')}
@@ -100,6 +106,7 @@ def finish(out, base):
         t = re.sub(r'<img (?:class="[^"]*" )?src="data:image/png;base64,([^"]+)"', lambda m: picture(m, out), t)
         t = re.sub(rf'href="{re.escape(base)}/([^"]*)"', link, t)
         t = re.sub(r'(<table\b.*?</table>)', r'<div class="table-scroll">\1</div>', t, flags=re.S)
+        if n == '404.html': t = from_anywhere(t, urlsplit(base).path)
         (out/n).write_text(t, encoding='utf-8')
     for p in out.rglob('*.css'): # themes ask Google for their fonts
         css = p.read_text(encoding='utf-8'); p.write_text(re.sub(r'@import\s*(?:url\([^)]*\)|"[^"]*"|\'[^\']*\')\s*;?', '', css), encoding='utf-8')
