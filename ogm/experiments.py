@@ -222,6 +222,7 @@ def run_table(data:str='digits', # as for `ogm distill`
               epochs:int=None, # of a student; None: the recipe's
               seeds:int=3, # students for each entry
               labels:str='hard,soft', # which labels
+              eval_every:int=100, # epochs between looks at the validation images; the last epoch always
               seed:int=0, # of teacher, start and synthesis
               holdout:float=0., # score on this share of the training images, cut off before anything else; 0: on the validation images
               device:str=None, # where
@@ -233,7 +234,7 @@ def run_table(data:str='digits', # as for `ogm distill`
     for n in map(int, ipc.split(',')):
         for name in [r for r in (rows.split(';') if ';' in rows or ':' in rows else rows.split(',')) if r]:
             for student in students.split(',') if students else [t.arch]:
-                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), arch=student, epochs=epochs, seed=seed, device=dev, targets=targets)
+                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #325a97e7
