@@ -164,7 +164,7 @@ def plan_road(source, # `Source`
     from ogm.distilled import DistilledSet; from ogm.gradients import conv_layers, real_target; from ogm.models import Teacher, load_teacher
     from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis; from ogm.training import _auto_epochs, build_seeded, get_recipe, train
     split, C, W, rows = source.train, source.n_classes, world_size(), {}; n, size, r = len(split), source.size, get_recipe('teacher')
-    few = split.subset(torch.linspace(0, n - 1, min(n, 256)).round().long()); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
+    few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
     if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); rows['teacher'] = f'{t.arch} is given', 0, 0.
     else:
         arch = arch or ('convnet3' if size <= 64 else 'resnet18'); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MEMORY', 'CHECKED', 'SUFFIXES', 'VAL_NAMES', 'IMAGE_COLUMNS', 'LABEL_COLUMNS', 'to_rgb', 'is_number',
-           'decode', 'fit_square', 'Split', 'Source', 'stratified', 'wordnet', 'open_source']
+           'decode', 'fit_square', 'in_workers', 'Split', 'Source', 'stratified', 'wordnet', 'open_source']
 
 # %% ../nbs/01_data.ipynb #03cde696
 import io, numbers, os, re, warnings
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
@@ -101,31 +104,39 @@ class _Rows:
     def name(self, i): return f'{self.where} row {i}'
 
 # %% ../nbs/01_data.ipynb #76da79e5
-class _Fetch:
-    "What a worker process holds: no more than it needs to decode."
-    def __init__(self, store, rows, labels, size): self.store, self.rows, self.labels, self.size = store, rows, labels, size
-    def __len__(self): return len(self.rows)
-    def __getitem__(self, i):
-        r = int(self.rows[i])
-        try: return fit_square(decode(self.store.raw(r), self.store.name(r)), self.size), self.labels[i]
+class _Decode:
+    "What a worker process knows: the side. A job is (path or bytes, name, label)."
+    def __init__(self, size): self.size = size
+    def __getitem__(self, job):
+        try: return fit_square(decode(*job[:2]), self.size), job[2]
         except OgmError as e: return str(e)
 
+def in_workers(work, # work[job] is done by the workers
+               jobs, # yields the jobs of one batch as a list, and is asked in the main process
+               n:int, # about how many jobs there are: few are done here
+               collate, # list of results -> batch
+               workers:int|None=None, # processes; None picks, 0 stays in this one
+              ): # yields the batches in order
+    "A job a worker, a few batches ahead."
+    if workers is None: workers = min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1))) if n > 256 else 0
+    yield from DataLoader(work, batch_sampler=jobs, num_workers=workers, collate_fn=collate, generator=torch.Generator())
+
+# %% ../nbs/01_data.ipynb #bcccf747
 def _stack(items):
     "((images, labels) of the readable ones, complaint or None for each item)."
     told = [o if isinstance(o, str) else None for o in items]; good = [o for o in items if not isinstance(o, str)]
-    return tuple(map(torch.stack, zip(*good))) if good else None, told
+    return (torch.stack([x for x, _ in good]), torch.tensor([y for _, y in good])) if good else None, told
 
-def _stream(split, size, batch_size, idx, workers=None):
-    "Batches as `_stack` makes them, decoded by worker processes, in the order of `idx`."
-    if workers is None: workers = min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1))) if len(idx) > 256 else 0
-    fetch = _Fetch(split.store, split.rows[idx], split.labels[idx], size)
-    return DataLoader(fetch, batch_size, num_workers=workers, collate_fn=_stack, generator=torch.Generator())
+def _stream(split, size, batches, n, workers=None):
+    "Batches as `_stack` makes them, of the rows that `batches` yields."
+    jobs = ([(*split.raw(i), y) for i, y in zip(r.tolist(), split.labels[r].tolist())] for r in batches if len(r))
+    return in_workers(_Decode(size), jobs, n, _stack, workers)
 
-# %% ../nbs/01_data.ipynb #bcccf747
+# %% ../nbs/01_data.ipynb #e65cdbd6
 MEMORY = int(float(os.environ.get('OGM_MEMORY', 2**30))) # bytes of pixels that a split holds in memory, 1 GB
 CHECKED = 4096      # up to so many images, each is decoded once when a source is opened
 
-# %% ../nbs/01_data.ipynb #10166675
+# %% ../nbs/01_data.ipynb #5e1c07e4
 class Split:
     "Labelled images: `split[i]` is a uint8 image (3, h, w) in its own size, and its label."
     def __init__(self,
@@ -148,11 +159,14 @@ class Split:
         px = 'decoded on demand' + (f', kept at {kept}' if kept else '') if self.lazy else '{2}×{3} in memory'.format(*self.images.shape)
         return f'Split({len(self)} images, {self.n_classes} classes, {px})'
 
+    def raw(self, i:int): # which image, of those decoded on demand
+        "(path or bytes, name) of image `i`."
+        r = int(self.rows[i]); return self.store.raw(r), self.store.name(r)
+
     def read(self, i:int, # which image
             )->torch.Tensor: # uint8 (3, h, w)
         "Image `i` in its own size. Raises `OgmError` that names an unreadable file."
-        if not self.lazy: return self.images[i]
-        r = int(self.rows[i]); return decode(self.store.raw(r), self.store.name(r))
+        return decode(*self.raw(i)) if self.lazy else self.images[i]
 
     @classmethod
     def from_tensor(cls, images:torch.Tensor, # uint8 (n, 3, h, w)
@@ -179,48 +193,49 @@ class Split:
         out = Split(self.labels[idx], self.classes, self.ids, None if self.lazy else self.images[idx], self.store, self.rows[idx])
         out._cache = {s: t[idx] for s, t in self._cache.items()}; return out
 
-# %% ../nbs/01_data.ipynb #5e1c07e4
+# %% ../nbs/01_data.ipynb #5c2cecd1
 def _in_range(labels, n, where):
     "Raise unless all labels lie in 0 .. n-1."
     bad = ((labels < 0) | (labels >= n)).nonzero()
     if len(bad): raise OgmError(f'{where}: label {int(labels[bad[0]])} in row {int(bad[0])} is out of range, for {n} classes are known (0 to {n-1})')
 
-# %% ../nbs/01_data.ipynb #5c2cecd1
+# %% ../nbs/01_data.ipynb #2a3dd545
 @patch
 def tensor(self:Split, size:int, # side, px
           )->torch.Tensor: # uint8 (n, 3, size, size)
     "All images at one size, kept for the next call when they are few. Raises `OgmError` beyond 4 GB, or naming an unreadable file."
     if not self.lazy and self.images.shape[2:] == (size, size): return self.images
     if size in self._cache: return self._cache[size]
-    need = len(self)*3*size**2; parts = torch.arange(len(self)).split(256)
+    need = len(self)*3*size**2; parts = self.rows.argsort(stable=True).split(256)
     if need > 4*MEMORY: raise OgmError(f'{len(self)} images of {size} px take {need/2**30:.0f} GB of memory: use batches, a smaller size or fewer images')
     out = torch.empty(len(self), 3, size, size, dtype=torch.uint8)
-    for r, x in zip(parts, self._decoded(size, 256, torch.arange(len(self))) if self.lazy else (self.images[r] for r in parts)):
+    for r, x in zip(parts, self._decoded(size, parts, len(self)) if self.lazy else (self.images[r] for r in parts)):
         out[r] = x[0] if self.lazy else fit_square(x, size)
     if need <= MEMORY: self._cache[size] = out
     return out
 
 @patch
-def _decoded(self:Split, size, batch_size, idx, workers=None):
-    for batch, told in _stream(self, size, batch_size, idx, workers):
+def _decoded(self:Split, size, batches, n, workers=None):
+    for batch, told in _stream(self, size, batches, n, workers):
         if bad := next(filter(None, told), None): raise OgmError(bad)
         yield batch
 
-# %% ../nbs/01_data.ipynb #2a3dd545
+# %% ../nbs/01_data.ipynb #0dec0ebd
 @patch
 def batches(self:Split, size:int, # side, px
             batch_size:int, # images a batch; the last may have fewer
-            indices=None, # rows in the wanted order; all by default
+            indices=None, # rows in the wanted order, all by default; an iterator of LongTensors gives each batch its rows
             workers:int|None=None, # processes that decode; None picks, 0 stays in this one
            ): # yields (uint8 (b, 3, size, size), long (b,))
     "Images and labels in the order of `indices`. Raises `OgmError` that names an unreadable file."
-    idx = torch.arange(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.long)
-    small = len(self) <= CHECKED and len(self)*3*size**2 <= MEMORY
-    if self.lazy and size not in self._cache and not small: yield from self._decoded(size, batch_size, idx, workers); return
+    many = isinstance(indices, Iterator)
+    idx = torch.arange(len(self)) if indices is None or many else torch.as_tensor(indices, dtype=torch.long)
+    parts, small = indices if many else idx.split(batch_size), len(self) <= CHECKED and len(self)*3*size**2 <= MEMORY
+    if self.lazy and size not in self._cache and not small: yield from self._decoded(size, parts, len(idx), workers); return
     x = self.tensor(size) if self.lazy or size in self._cache else self.images
-    for r in idx.split(batch_size): yield fit_square(x[r], size), self.labels[r]
+    for r in parts: yield fit_square(x[r], size), self.labels[r]
 
-# %% ../nbs/01_data.ipynb #0dec0ebd
+# %% ../nbs/01_data.ipynb #86c53e03
 @patch
 def sample(self:Split, ipc:int, # images per class
            seed:int=0, # the run's seed
@@ -232,7 +247,7 @@ def sample(self:Split, ipc:int, # images per class
     pick = [r[torch.randperm(len(r), generator=rng(seed, 'sample', c))[:ipc]] for c, r in enumerate(rows)]
     return self.subset(torch.stack(pick, 1).flatten())
 
-# %% ../nbs/01_data.ipynb #b8374aeb
+# %% ../nbs/01_data.ipynb #c9a66a71
 @dataclass(repr=False)
 class Source:
     "Train and validation images of the same classes."
@@ -257,9 +272,8 @@ def _shapes(split, n=64):
     "(height, width) of up to `n` images spread over the split, from the headers alone; unreadable ones left out."
     if not split.lazy: return [tuple(split.images.shape[2:])]
     out = []
-    for i in torch.linspace(0, len(split)-1, min(n, len(split))).long():
+    for raw, _ in map(split.raw, split.spread(n, 8)):
         try:
-            raw = split.store.raw(int(split.rows[i]))
             with _opened(raw) as im: out.append(im.size[::-1])
         except Exception: continue
     return out
@@ -270,22 +284,23 @@ def _suggest(split):
     if len(set(shapes)) == 1 and shapes[0] == (side, side) and side <= 64: return side
     return max((s for s in (32, 64, 128, 224) if s <= side), default=side)
 
-# %% ../nbs/01_data.ipynb #1ab4df71
+# %% ../nbs/01_data.ipynb #5c3750f4
 def _native(split, shape):
     "(uint8 (n, 3, *shape), complaint or None for each image), or None as soon as an image has another shape."
     out, told = torch.empty(len(split), 3, *shape, dtype=torch.uint8), [None]*len(split)
     for i in progress(range(len(split)), 'reading images'):
-        try: x = split.read(i)
+        raw = split.raw(i)          # a table that cannot be read is no matter of one image
+        try: x = decode(*raw)
         except OgmError as e: told[i] = str(e); continue
         if x.shape != out.shape[1:]: return None
         out[i] = x
     return out, told
 
-# %% ../nbs/01_data.ipynb #5c3750f4
+# %% ../nbs/01_data.ipynb #b16f89a9
 def _fitted(split, size):
     "(uint8 (n, 3, size, size), complaint or None for each image), by worker processes."
     out, told = torch.empty(len(split), 3, size, size, dtype=torch.uint8), []
-    for batch, why in progress(_stream(split, size, 64, torch.arange(len(split))), 'reading images'):
+    for batch, why in progress(_stream(split, size, torch.arange(len(split)).split(64), len(split)), 'reading images'):
         good = torch.tensor([w is None for w in why]).nonzero()[:, 0] + len(told); told += why
         if batch: out[good] = batch[0]
     return out, told
@@ -301,7 +316,7 @@ def _read_all(split, size):
     bad = [t for t in told if t]
     return split.subset([i for i, t in enumerate(told) if t is None]) if bad else split, bad
 
-# %% ../nbs/01_data.ipynb #b16f89a9
+# %% ../nbs/01_data.ipynb #09b738a1
 def stratified(split:Split, # everything there is
                fraction:float, # part of each class to hold out, 0 to 1 (exclusive)
                seed:int=0, # the run's seed
@@ -314,7 +329,7 @@ def stratified(split:Split, # everything there is
         held[rows[torch.randperm(n, generator=rng(seed, 'split', name))[:min(n-1, max(1, round(n*fraction)))]]] = True
     return split.subset((~held).nonzero()[:, 0]), split.subset(held.nonzero()[:, 0])
 
-# %% ../nbs/01_data.ipynb #0fd317c7
+# %% ../nbs/01_data.ipynb #f172e958
 def _finish(name, train, val, size, fraction, seed, strict):
     "Checked `Source` from raw splits (`val` may be None)."
     size = size or _suggest(train)
@@ -330,13 +345,13 @@ def _finish(name, train, val, size, fraction, seed, strict):
     if val is None: train, val = stratified(train, fraction, seed)
     return Source(name, train, val, size)
 
-# %% ../nbs/01_data.ipynb #f172e958
+# %% ../nbs/01_data.ipynb #629ebbdc
 def _digits():
     from sklearn.datasets import load_digits
     d = load_digits(); x = torch.from_numpy(d.images*255/16).round().to(torch.uint8)
     return Split.from_tensor(x[:, None].expand(-1, 3, -1, -1).contiguous(), d.target, [str(n) for n in d.target_names]), None
 
-# %% ../nbs/01_data.ipynb #629ebbdc
+# %% ../nbs/01_data.ipynb #91bf3bc0
 def _cifar(name, root):
     from torchvision import datasets
     root = Path(root or os.environ.get('OGM_DATA') or Path.home()/'.cache'/'ogm'); make = getattr(datasets, name.upper())
@@ -348,7 +363,7 @@ def _cifar(name, root):
     except Exception as e:
         raise OgmError(f"{name!r} is neither in {str(root)!r} nor downloadable ({_why(e)}): put it there, or set OGM_DATA") from e
 
-# %% ../nbs/01_data.ipynb #91bf3bc0
+# %% ../nbs/01_data.ipynb #e58abd28
 SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif'.split())
 VAL_NAMES = ('val', 'valid', 'validation', 'dev', 'test')  # in order of preference
 _WNID = re.compile(r'(n\d{8})(?:[_\- ](.+))?')
@@ -364,7 +379,7 @@ def _names(names):
     ids, classes = zip(*map(wordnet, names)); known = None not in ids and len(set(ids)) == len(ids)
     return (list(classes), list(ids)) if known else (list(names), None)
 
-# %% ../nbs/01_data.ipynb #e9ebcb26
+# %% ../nbs/01_data.ipynb #c0f0f1ca
 def _dirs(path): return sorted((p for p in path.iterdir() if p.is_dir() and p.name[0] != '.' and p.name != '__MACOSX'), key=lambda p: p.name)
 
 def _images(path):
@@ -388,7 +403,7 @@ def _class_split(path, root, like=None, names=None):
     labels = [at[key(n)] for n, fs in files.items() for _ in fs]
     return Split(labels, *(names or _names(folders)), store=_Files([f for fs in files.values() for f in fs], root))
 
-# %% ../nbs/01_data.ipynb #c0f0f1ca
+# %% ../nbs/01_data.ipynb #7b2b3981
 def _folder(path):
     "(train, val or None) of a directory of class folders."
     sub = {d.name.lower(): d for d in _dirs(path)}
@@ -415,15 +430,15 @@ def _run(path):
     if not (isinstance(classes, list) and len(classes) == len(dirs)): classes, ids = _names(plain) if dirs else ([], None)
     return _class_split(path/'images', path, names=(classes, ids if isinstance(ids, list) and len(ids) == len(dirs) else None))
 
-# %% ../nbs/01_data.ipynb #7b2b3981
+# %% ../nbs/01_data.ipynb #ec7c3177
 IMAGE_COLUMNS = ('image', 'img', 'images', 'picture')
 LABEL_COLUMNS = ('label', 'class_id', 'fine_label', 'labels', 'class', 'target')
 
-def _column(ds, names, kind, fits, where):
-    "The first of `names` in `ds`, else the only column that `fits`."
-    fit = [c for c, f in ds.features.items() if fits(f)]
+def _column(features, names, kind, fits, where):
+    "The first of `names` among the columns, else the only one that `fits`."
+    fit = [c for c, f in features.items() if fits(f)]
     for c in [n for n in names if n in fit] or (fit if len(fit) == 1 else []): return c
-    raise OgmError(f"{where} has no {kind} column ({' or '.join(names[:3])}) among {_legible(', '.join(ds.column_names)) or 'its none'}: rename one")
+    raise OgmError(f"{where} has no {kind} column ({' or '.join(names[:3])}) among {_legible(', '.join(features)) or 'its none'}: rename one")
 
 def _holds_image(f):
     from datasets import Image as HFImage
@@ -431,11 +446,14 @@ def _holds_image(f):
 
 def _holds_label(f): return hasattr(f, 'names') or bool(re.fullmatch(r'u?int\d+|(large_)?string', str(getattr(f, 'dtype', ''))))
 
-# %% ../nbs/01_data.ipynb #ec7c3177
+def _two_columns(features, where): # (image, label)
+    return _column(features, IMAGE_COLUMNS, 'image', _holds_image, where), _column(features, LABEL_COLUMNS, 'label', _holds_label, where)
+
+# %% ../nbs/01_data.ipynb #dca78739
 def _arrow(ds, column): return ds.select_columns([column]).with_format('arrow')[:].column(0)
 
-def _no_null(col, what, where, parts=('bytes', 'path')):
-    "Raise when `col` (Arrow) has a null, or a struct in which all of `parts` are null."
+def _no_null(col, what, where, parts=('bytes', 'path'), first=0):
+    "Raise when `col` (Arrow), whose rows count from `first`, has a null, or a struct in which all of `parts` are null."
     import pyarrow as pa, pyarrow.compute as pc
     null = pc.is_null(col)
     if pa.types.is_struct(col.type):
@@ -443,35 +461,148 @@ def _no_null(col, what, where, parts=('bytes', 'path')):
         for m in more: both = pc.and_(both, m)
         null = pc.or_(null, both)
     if n := pc.sum(null).as_py():
-        raise OgmError(f'{where}: {n} row{"s" if n > 1 else ""} without {what}, first row {pc.index(null, True).as_py()}: fill or drop them')
+        raise OgmError(f'{where}: {n} row{"s" if n > 1 else ""} without {what}, first row {first + pc.index(null, True).as_py()}: fill or drop them')
 
-# %% ../nbs/01_data.ipynb #dca78739
-def _as_numbers(labels, names, like, where):
-    "(long labels, names of the classes) from integers or texts; `like` are the names of the training part."
-    if isinstance(labels[0], str):
-        names = like or sorted(set(labels)); at = {n: i for i, n in enumerate(names)}
-        if new := set(labels) - set(names): raise OgmError(f'{where}: class {min(new)!r} does not occur in the training part: add it there, or remove it')
-        labels = [at[l] for l in labels]
-    if (top := max(labels)) >= 2**31 or not (names or like) and top >= len(labels):
-        raise OgmError(f'{where}: label {top} among only {len(labels)} rows, but each class needs an image: number the classes 0, 1, 2, …')
+# %% ../nbs/01_data.ipynb #ace28c78
+def _as_numbers(col, names, like, where):
+    "(long labels, names of the classes) of a column of integers or texts; `like` are the names of the training part."
+    import pyarrow as pa, pyarrow.compute as pc
+    if not pa.types.is_integer(col.type):
+        seen = pc.unique(col).to_pylist(); names = like or sorted(seen)
+        if new := set(seen) - set(names): raise OgmError(f'{where}: class {min(new)!r} does not occur in the training part: add it there, or remove it')
+        col = pc.index_in(col, pa.array(names, col.type))
+    if (top := pc.max(col).as_py()) >= 2**31 or not (names or like) and top >= len(col):
+        raise OgmError(f'{where}: label {top} among only {len(col)} rows, but each class needs an image: number the classes 0, 1, 2, …')
     names = [str(n) for n in names or like or range(top+1)]
     if like and names != like:
         raise OgmError(f'{where}: its classes ({_legible(", ".join(names[:3]))}, …) are not those of the training part ({_legible(", ".join(like[:3]))}, …)')
-    return torch.tensor(labels), names
+    return torch.from_numpy(col.cast(pa.int64()).to_numpy().copy()), names
 
-def _table(ds, where, like=None, paths=True):
-    "(lazy `Split` of a `datasets.Dataset`, names of its classes); `like` are the names of the training part; may cells hold paths?"
+def _labels(col, feature, like, where):
+    "(checked long labels, names of the classes) of a column of any kind."
+    import pyarrow as pa
+    if not len(col): raise OgmError(f'{where} has no rows: give a table with images')
+    try:
+        if pa.types.is_dictionary(col.type): col = col.cast(col.type.value_type)
+        _no_null(col, 'a label', where); labels, names = _as_numbers(col, getattr(feature, 'names', None), like, where)
+    except (pa.ArrowException, TypeError, UnicodeDecodeError) as e: raise OgmError(f'{where}: its labels are no integers and no texts ({_why(e)}): mend that column') from e
+    _in_range(labels, len(names), where); return labels, names
+
+# %% ../nbs/01_data.ipynb #8a3f6247
+def _table(ds, where, like=None):
+    "(lazy `Split` of a `datasets.Dataset`, names of its classes); `like` are the names of the training part."
     import datasets
-    where = _legible(where)
-    img, lab = _column(ds, IMAGE_COLUMNS, 'image', _holds_image, where), _column(ds, LABEL_COLUMNS, 'label', _holds_label, where)
-    if not len(ds): raise OgmError(f'{where} has no rows: give a table with images')
+    where = _legible(where); img, lab = _two_columns(ds.features, where)
+    labels, names = _labels(_arrow(ds, lab), ds.features[lab], like, where)
     if isinstance(ds.features[img], datasets.Image): ds = ds.cast_column(img, datasets.Image(decode=False))
-    _no_null(_arrow(ds, img), 'an image', where, ('bytes', 'path') if paths else ('bytes',)); col = _arrow(ds, lab); _no_null(col, 'a label', where)
-    labels, names = _as_numbers(col.to_pylist(), getattr(ds.features[lab], 'names', None), like, where)
-    _in_range(labels, len(names), where)
-    return Split(labels, *_names(names), store=_Rows(ds.select_columns([img]), where, paths)), names
+    _no_null(_arrow(ds, img), 'an image', where)
+    return Split(labels, *_names(names), store=_Rows(ds.select_columns([img]), where, True)), names
 
-# %% ../nbs/01_data.ipynb #ace28c78
+# %% ../nbs/01_data.ipynb #5952f11a
+def _reader(file): # of a path, or of an address that fsspec knows
+    import pyarrow.parquet as pq
+    if '://' not in str(file): return pq.ParquetFile(file)
+    import fsspec; return pq.ParquetFile(fsspec.open(str(file)).open())
+
+class _Parquet:
+    "Images in parquet files; row group b of them all holds rows starts[b] to starts[b+1]."
+    def __init__(self, col, where): self.col, self.where, self.blocks, self.starts, self.largest, self.kept, self.open = col, where, [], [0], 1, {}, (None, None)
+    @property
+    def window(self): return max(2, MEMORY//self.largest) # row groups that are kept
+    def add(self, file, reader):
+        md, first = reader.metadata, self.starts[-1]; leaves = [i for i in range(md.num_columns) if md.schema.column(i).path.split('.')[0] == self.col]
+        for g in range(md.num_row_groups):
+            rows = md.row_group(g); self.blocks.append((file, g, first)); self.starts.append(self.starts[-1] + rows.num_rows)
+            self.largest = max(self.largest, sum(rows.column(i).total_uncompressed_size for i in leaves))
+    def raw(self, i):
+        b = bisect_right(self.starts, i) - 1; v = self.block(b)[i - self.starts[b]].as_py()
+        v = v.get('bytes') if isinstance(v, dict) else v
+        return v if isinstance(v, bytes) else b''
+    def name(self, i): file, _, first = self.blocks[bisect_right(self.starts, i) - 1]; return f'{_legible(Path(file).name)} row {i - first}'
+
+# %% ../nbs/01_data.ipynb #8598ef7b
+@patch
+def block(self:_Parquet, b): # -> the image column of row group b
+    if b not in self.kept:
+        while len(self.kept) >= self.window: del self.kept[next(iter(self.kept))]
+        self.kept[b] = self._load(b)
+    self.kept[b] = self.kept.pop(b); return self.kept[b]
+
+@patch
+def _load(self:_Parquet, b):
+    (file, g, first), (lo, hi) = self.blocks[b], self.starts[b:b+2]
+    try:
+        if self.open[0] != file: self.open = file, _reader(file)
+        col = self.open[1].read_row_group(g, columns=[self.col], use_threads=False).column(self.col)
+        if len(col) != hi - lo: raise ValueError(f'{len(col)} rows in place of {hi - lo}')
+    except Exception as e: self.open = None, None; raise OgmError(f"{str(file)!r} is not a readable parquet file ({_why(e)}): fetch it again") from e
+    _no_null(col, 'an image', _legible(Path(file).name), ('bytes',), lo - first); return col
+
+@patch
+def block_of(self:_Parquet, rows): # -> number of the row group of each row
+    return torch.bucketize(rows, torch.tensor(self.starts[1:-1]), right=True)
+
+# %% ../nbs/01_data.ipynb #da11f9bf
+@patch(as_prop=True)
+def windowed(self:Split): # are there more row groups than are kept?
+    "Is random access to this split so dear that order matters?"
+    return self.lazy and isinstance(self.store, _Parquet) and len(self.store.blocks) > self.store.window
+
+@patch
+def shuffled(self:Split, g:torch.Generator, # decides the order
+            )->torch.Tensor: # (n,) a permutation of all rows
+    "A random order; of a table too large to keep, row groups in random order and rows shuffled within a window of them."
+    order = torch.randperm(len(self), generator=g)
+    if not self.windowed: return order
+    window = torch.randperm(len(self.store.blocks), generator=g)//self.store.window
+    return order[window[self.store.block_of(self.rows[order])].argsort(stable=True)]
+
+@patch
+def spread(self:Split, n:int, # rows at most
+           runs:int=64, # places to read at, where random access is dear
+          )->torch.Tensor: # rows in order
+    "Up to `n` rows spread evenly."
+    N = len(self); n = min(n, N)
+    if not self.windowed or n == N: return torch.linspace(0, N-1, n, dtype=torch.float64).round().long()
+    each = max(1, n//runs); return (torch.linspace(0, N-each, min(runs, n), dtype=torch.float64).long()[:, None] + torch.arange(each)).flatten().unique()
+
+# %% ../nbs/01_data.ipynb #4e6d1cf0
+def _agree(schema, img, lab): # can these columns hold images and labels?
+    import pyarrow.types as t
+    i, l = schema.field(img).type, schema.field(lab).type
+    return (t.is_struct(i) and i.get_field_index('bytes') >= 0 or t.is_binary(i) or t.is_large_binary(i)) and not (t.is_nested(l) or t.is_floating(l) or t.is_binary(l))
+
+def _understood(schema, where): # (name of the image column, name of the label column, what the labels are)
+    import datasets
+    for s in (schema, schema.remove_metadata()):    # metadata of another version, or wrong: do without
+        try: features = datasets.Features.from_arrow_schema(s)
+        except Exception: continue
+        img, lab = _two_columns(features, where)
+        if _agree(schema, img, lab): return img, lab, features[lab]
+    raise OgmError(f'{where} has columns of a kind that is not understood: write images as bytes, labels as integers or texts')
+
+def _scanned(files, where): # -> (store, label column as Arrow, its feature)
+    import pyarrow as pa
+    store, cols = None, []
+    for f in files:
+        try:
+            r = _reader(f); names = r.schema_arrow.names
+            if store is None: img, lab, feature = _understood(r.schema_arrow, where); store = _Parquet(img, where)
+            elif not {img, lab} <= {*names}: raise ValueError(f'no column {lab if img in names else img!r}, which the first file has')
+            store.add(f, r); cols += r.read([lab], use_threads=False).column(lab).cast(cols[0].type if cols else r.schema_arrow.field(lab).type).chunks
+        except OgmError: raise
+        except Exception as e: raise OgmError(f"{str(f)!r} is not a readable parquet file ({_why(e)}): fetch it again") from e
+    return store, pa.chunked_array(cols, r.schema_arrow.field(lab).type if not cols else None), feature
+
+def _parquet(files, where, like=None):
+    "(lazy `Split` of parquet files, names of its classes)."
+    where = _legible(where); store, col, feature = _scanned(files, where)
+    labels, names = _labels(col, feature, like, where)
+    if store.starts[-1] != len(labels): raise OgmError(f'{where} is not a readable parquet file ({len(labels)} labels in {store.starts[-1]} rows): fetch it again')
+    if store.largest > 4*max(MEMORY, 2**30): raise OgmError(f'{where} has a row group of {store.largest/2**30:.0f} GB, to be read as a whole: write it again with row_group_size=1000')
+    return Split(labels, *_names(names), store=store), names
+
+# %% ../nbs/01_data.ipynb #9b9ab293
 def _parts(names):
     "Sort names into ('train' -> list, 'val' -> list) by the words in them; the unmarked ones train."
     words = {n: set(re.findall('[a-z]+', n.lower())) for n in names}
@@ -479,45 +610,45 @@ def _parts(names):
     train = [n for n in names if words[n] & {'train', 'training'}] or [n for n in names if not words[n] & set(VAL_NAMES)]
     return (train, val) if train else (val, [])
 
-def _parquet(files):
-    "A `datasets.Dataset` of parquet files. Raises `OgmError` that names a broken one."
-    import datasets, pyarrow as pa, pyarrow.parquet as pq
-    f, tables = files[0], []
-    try:
-        if sum(os.path.getsize(f) for f in files) > MEMORY: return datasets.Dataset.from_parquet([str(f) for f in files])
-        for f in files: tables.append(pq.read_table(f, partitioning=None))
-        table = pa.concat_tables(tables)
-    except Exception as e: raise OgmError(f"{str(f)!r} is not a readable parquet file ({_why(e)}): fetch it again") from e
-    try: return datasets.Dataset(table)
-    except Exception: return datasets.Dataset(table.replace_schema_metadata(None))    # metadata of another version: do without
+def _pair(parts, root, name): # (train, val or None) of {'train' part: its files, 'val' part: its files}
+    where = lambda files: files[0] if len(files) == 1 else f'{name} ({files[0]} and {len(files)-1} more)'
+    (a, *b) = ([root/f if root else f for f in p] for p in parts if p); first, like = _parquet(a, where(parts[0]))
+    return first, _parquet(b[0], where(parts[1]), like)[0] if b else None
 
-# %% ../nbs/01_data.ipynb #8a3f6247
 def _tables(path):
     "(train, val or None) of a parquet file or a directory of them."
     files = [path] if path.is_file() else sorted(p for p in path.rglob('*.parquet') if p.name[0] != '.')
     root = path.parent if path.is_file() else path; names = [p.relative_to(root).as_posix() for p in files]
-    train, val = (names, []) if path.is_file() else _parts(names)
-    where = lambda part: part[0] if len(part) == 1 else f'{path.name} ({part[0]} and {len(part)-1} more)'
-    first, like = _table(_parquet([root/n for n in train]), where(train), paths=False)
-    return first, _table(_parquet([root/n for n in val]), where(val), like, paths=False)[0] if val else None
+    return _pair((names, []) if path.is_file() else _parts(names), root, path.name)
 
+# %% ../nbs/01_data.ipynb #3429dedc
 def _dataset(ds, name):
     "(train, val or None) of a `datasets.Dataset` or a dictionary of them."
     if not isinstance(ds, dict): return _table(ds, name)[0], None
     train, val = _parts(list(ds)); first, like = _table(ds[train[0]], f'{name} {train[0]}')
     return first, _table(ds[val[0]], f'{name} {val[0]}', like)[0] if val else None
 
+def _fetched(url): # where a file of the hub lies on this computer, after a download if need be
+    if not (m := re.fullmatch(r'hf://datasets/([^@]+)@([^/]+)/(.+)', url)): return url      # not on the hub
+    from huggingface_hub import hf_hub_download
+    return hf_hub_download(m[1], m[3], repo_type='dataset', revision=unquote(m[2]))
+
 def _hub(x):
-    "(train, val or None) of 'hf:org/name' or 'hf:org/name:config'; code from the hub is never executed."
+    "(train, val or None) of 'hf:org/name' or 'hf:org/name:config', 'hf-stream:' likewise; code from the hub is never executed."
     import datasets, inspect
-    name, _, config = x.removeprefix('hf:').partition(':')
-    old = 'trust_remote_code' in inspect.signature(datasets.load_dataset).parameters    # before version 4
-    try: ds = datasets.load_dataset(name, config or None, **(dict(trust_remote_code=False) if old else {}))
+    how, _, rest = x.partition(':'); name, _, config = rest.partition(':')
+    kw = dict(trust_remote_code=False) if 'trust_remote_code' in inspect.signature(datasets.load_dataset).parameters else {}    # before version 4
+    try:
+        files = {str(s): list(fs) for s, fs in (datasets.load_dataset_builder(name, config or None, **kw).config.data_files or {}).items()}
+        if not files or not all(f.endswith('.parquet') for fs in files.values() for f in fs): return _dataset(datasets.load_dataset(name, config or None, **kw), x)
+        parts = [files[p[0]] if p else [] for p in _parts([*files])]
+        if how == 'hf': parts = [[_fetched(f) for f in fs] for fs in parts]
+    except OgmError: raise
     except Exception as e:
         raise OgmError(f"{x!r} could not be loaded ({type(e).__name__}: {_why(e)}): check the name and the network") from e
-    return _dataset(ds, x)
+    return _pair(parts, None, name)
 
-# %% ../nbs/01_data.ipynb #5952f11a
+# %% ../nbs/01_data.ipynb #0c89a578
 def _open_path(path):
     "(train, val or None) of whatever lies at `path`."
     if path.is_file():
@@ -530,8 +661,8 @@ def _open_path(path):
         return _dataset(ds, path.name)
     return _tables(path) if any(path.rglob('*.parquet')) and not _images(path) else _folder(path)
 
-# %% ../nbs/01_data.ipynb #79b080a5
-def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', a folder, a parquet file, a saved dataset, or a `Source`
+# %% ../nbs/01_data.ipynb #cae9aed5
+def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', 'hf-stream:…', a folder, a parquet file, a saved dataset, or a `Source`
                 *, size:int|None=None, # side to work at, px; None suggests one
                 val_fraction:float=0.2, # part of each class held out where there is no validation part
                 seed:int=0, # seed of that division
@@ -546,7 +677,7 @@ def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', a 
     x, path = str(x), Path(x).expanduser()
     if x == 'digits': name, parts = x, _digits()
     elif x in ('cifar10', 'cifar100'): name, parts = x, _cifar(x, root)
-    elif x.startswith('hf:'): name, parts = x, _hub(x)
+    elif x.startswith(('hf:', 'hf-stream:')): name, parts = x, _hub(x)
     elif re.match(r'\w+://|www\.', x): raise OgmError(f'{x!r} is a web address: download it, or write hf:org/name for a set on Hugging Face')
     elif not path.exists(): raise OgmError(f'{x!r} does not exist: give an existing folder or parquet file, digits, cifar10, or hf:org/name')
     else:

@@ -8,12 +8,13 @@ __all__ = ['MATCHERS', 'conv_layers', 'watch', 'layer_gradient', 'collect', 'pse
            'running_mean']
 
 # %% ../nbs/10_gradients.ipynb #ed53c76e
-import contextlib, re, time
+import contextlib, hashlib, re, time
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv2d_weight
-from .core import CHECKPOINT_SECONDS, OgmError, address_seed, load_tensors, progress, rank, save_tensors, sum_ranks, world_size
+from .core import CHECKPOINT_SECONDS, OgmError, load_tensors, progress, rank, save_tensors, sum_ranks, world_size
+from .polar import product
 
 # %% ../nbs/10_gradients.ipynb #9704bc3a
 def conv_layers(net:nn.Module, # any network
@@ -42,10 +43,15 @@ def watch(layers:dict): # name -> module
 def _how(m, k): # arguments of the weight gradient of a k-kernel conv
     return dict(stride=m.stride, padding=m.padding if k != (1, 1) else 0, dilation=m.dilation, groups=m.groups)
 
+def _rows(x): return x.permute(0, 2, 3, 1).flatten(0, 2) # (n, c, h, w) -> (n*h*w, c)
+
 def _weight_sum(x_in, x_out, m, k): # weight gradient of a k-kernel conv, with the row of the ones subtracted
-    c_in, n, h, w = x_in.shape[1]//m.groups, *(x_out.shape[i] for i in (0, 2, 3))
+    c_in, (h, w) = x_in.shape[1]//m.groups, x_out.shape[2:]
+    if k == (1, 1) and m.groups == 1 and x_out.is_contiguous(memory_format=torch.channels_last):
+        i, o = _rows(x_in if m.stride == (1, 1) else x_in[:, :, ::m.stride[0], ::m.stride[1]]), _rows(x_out)
+        return (product(o.T, i) - i.sum(0))/(h*w)
     full = conv2d_weight(x_in, (x_out.shape[1], c_in, *k), x_out, **_how(m, k))
-    row = conv2d_weight(x_in, (m.groups, c_in, *k), x_out.new_ones(n, m.groups, h, w), **_how(m, k))
+    row = conv2d_weight(x_in.sum(0, keepdim=True), (m.groups, c_in, *k), x_out.new_ones(1, m.groups, h, w), **_how(m, k))
     return (full - row.repeat_interleave(m.out_channels//m.groups, 0)).flatten(1)/(h*w)
 
 # %% ../nbs/10_gradients.ipynb #2dc927e5
@@ -54,7 +60,7 @@ def _centre(x, m, hw): # x_in under the centre tap of each kernel position
         first = m.dilation[i]*(m.kernel_size[i]//2) - m.padding[i]; last = first + (n - 1)*m.stride[i]
         pad = max(0, -first), max(0, last + 1 - x.shape[2+i])
         if any(pad): x = F.pad(x, (0, 0, *pad) if i == 0 else pad)
-        x = x.narrow(2 + i, first + pad[0], last - first + 1)
+        if x.shape[2+i] > last - first + 1: x = x.narrow(2 + i, first + pad[0], last - first + 1)
     return x
 
 def layer_gradient(x_in:torch.Tensor, # (n, c_in, H, W), the layer's input
@@ -189,8 +195,8 @@ def real_target(split, # real images: a `Split`
     "What is matched (pseudo-gradients, Equation 11) of a whole image set, shared out over ranks, resumable."
     teacher = teacher.to(device); layers = layers or match_layers(teacher.net, matcher)
     if matcher == 'bn': return {n: running_moments(m) for n, m in layers.items()}
-    rows = torch.cat([torch.empty(0, dtype=torch.long), *torch.arange(len(split)).split(batch_size)[rank()::world_size()]])
-    key = [teacher.sha256(), view, list(layers), len(split), batch_size, address_seed(0, split.labels.tolist())] + [matcher]*(matcher != 'pseudo') if work else None
+    n = len(split); lo, hi = (batch_size*(-(-n//batch_size)*r//world_size()) for r in (rank(), rank() + 1)); rows = torch.arange(n)[lo:hi]
+    key = [teacher.sha256(), view, list(layers), n, batch_size, hashlib.sha256(split.labels.numpy().tobytes()).hexdigest()] + [matcher]*(matcher != 'pseudo') if work else None
     total, done = _sums_so_far(work, view, key, device); saved = time.monotonic()
     for x, y in progress(split.batches(teacher.size, batch_size, rows[done:]), 'real target', total=-(-len(rows)//batch_size), initial=done//batch_size):
         total = _accumulate(total, _measured(matcher, layers, view, teacher, x.to(device), y.to(device))); done += len(x)

@@ -142,8 +142,12 @@ class Teacher(_Pixels, nn.Module):
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.classes, self.ids = list(map(str, classes)), list(map(str, ids)) if ids else None
         self.register_buffer('columns', None if columns is None else torch.as_tensor(columns), persistent=False)
-        self.eval().requires_grad_(False)
+        self.eval().requires_grad_(False); self.to()
     def train(self, mode=True): return super().train(False)
+    def to(self, *args, **kw):
+        was, now = self.device.type, super().to(*args, **kw).device.type
+        if 'cpu' in (was, now): self.net.to(memory_format=torch.channels_last if now == 'cpu' else torch.contiguous_format)
+        return self
     def forward(self, x): # normalised float (b, 3, size, size) -> logits (b, n_classes)
         out = self.net(x)
         return out if self.columns is None else out[:, self.columns]
@@ -191,7 +195,7 @@ def check_teacher(teacher, # a `Teacher` whose columns are in the order of the s
                   seed:int=0, # which ones
                    )->float: # share of right answers, 0..1
     "Accuracy of `teacher` on a sample of `split`; warns when it is near chance, or below half of what the teacher reached."
-    rows = torch.randperm(len(split), generator=rng(seed, 'check teacher'))[:n]
+    rows = split.spread(n) if split.windowed else torch.randperm(len(split), generator=rng(seed, 'check teacher'))[:n]
     answer = lambda x: teacher(teacher.normalize(x.to(teacher.device))).argmax(1).cpu()
     right = sum((answer(x) == y.cpu()).sum().item() for x, y in split.batches(teacher.size, 64, rows))
     acc, chance = right/len(rows), 1/teacher.n_classes

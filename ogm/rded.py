@@ -6,12 +6,12 @@
 __all__ = ['AREA', 'default_factor', 'crop_batches', 'realism', 'select', 'pack', 'rded', 'random_set', 'noise_set']
 
 # %% ../nbs/09_rded.ipynb #79dd87ce
-import os, warnings
+import hashlib, re, time, warnings
 from pathlib import Path
 import torch, torch.nn.functional as F
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
-from .core import OgmError, address_seed, load_tensors, pick_device, progress, rank, rng, save_tensors, sum_ranks, world_size
+from .core import CHECKPOINT_SECONDS, OgmError, load_tensors, pick_device, progress, rank, rng, save_tensors, sum_ranks, world_size
+from .data import decode, in_workers
 from .distilled import DistilledSet
 from .models import denormalize, match_classes
 from .patches import crop_resize, fit_boxes, stitch
@@ -48,14 +48,13 @@ def _uniform(split, row, n_crops, seed): # what `fit_boxes` needs for the crops 
 
 # %% ../nbs/09_rded.ipynb #e6b98933
 class _Crops:
-    "What a worker process holds; item j: the crops of one image, uint8 (n_crops, 3, cell, cell)."
-    def __init__(self, split, rows, cell, n_crops, seed): self.split, self.rows, self.cell, self.n_crops, self.seed = split, rows, cell, n_crops, seed
-    def __len__(self): return len(self.rows)
-    def __getitem__(self, j):
-        row = int(self.rows[j])
-        try: x = self.split.read(row)
+    "What a worker process does with (path or bytes, name, numbers of `_uniform`): the crops of one image, uint8 (n_crops, 3, cell, cell)."
+    def __init__(self, cell): self.cell = cell
+    def __getitem__(self, job):
+        raw, name, u = job
+        try: x = decode(raw, name)
         except OgmError as e: return str(e)
-        boxes = fit_boxes(_uniform(self.split, row, self.n_crops, self.seed), *x.shape[1:], AREA, (1, 1)).tolist()
+        boxes = fit_boxes(torch.from_numpy(u), *x.shape[1:], AREA, (1, 1)).tolist()
         return torch.stack([TF.resized_crop(x, *b, [self.cell, self.cell], antialias=True) for b in boxes])
 
 def _stack(items): return next((o for o in items if isinstance(o, str)), None) or torch.stack(items)
@@ -70,7 +69,7 @@ def _in_memory(split, rows, cell, n_crops, seed, device): # crops of some rows, 
 def crop_batches(split, # images; `Split`
                  rows:torch.Tensor, # which, in the wanted order
                  cell:int, # side of a crop, px
-                 batch_size, # images a batch; a list gives each batch its own number
+                 batch_size:int, # images a batch
                  n_crops:int=5, # crops an image
                  seed:int=0, # the run's seed
                  device='cpu', # where images held in memory are cut
@@ -81,8 +80,8 @@ def crop_batches(split, # images; `Split`
     if not split.lazy:
         for r in rows.split(batch_size): yield _in_memory(split, r, cell, n_crops, seed, device)
         return
-    if workers is None: workers = min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1))) if len(rows) > 256 else 0
-    for b in DataLoader(_Crops(split, rows, cell, n_crops, seed), batch_sampler=[r.tolist() for r in torch.arange(len(rows)).split(batch_size)], num_workers=workers, collate_fn=_stack, generator=torch.Generator()):
+    jobs = ([(*split.raw(i), _uniform(split, i, n_crops, seed).numpy()) for i in r.tolist()] for r in rows.split(batch_size))
+    for b in in_workers(_Crops(cell), jobs, len(rows), _stack, workers):
         if isinstance(b, str): raise OgmError(b)
         yield b
 
@@ -120,26 +119,47 @@ def pack(crops:torch.Tensor, # (ipc*factor², 3, cell, cell) of one class, best 
     return _fill(stitch(crops.unflatten(0, (factor**2, -1)).transpose(0, 1).flatten(0, 1), factor), size)
 
 # %% ../nbs/09_rded.ipynb #04d5b654
-def _scored(split, classes, n, teacher, cell, n_crops, seed, batch_size, workers): # yields (class, crops, scores (images, n_crops))
-    batches = [(c, r) for c in classes for r in _shuffled(split, c, n, seed).split(max(1, batch_size//n_crops))]
-    if not batches: return # an idle rank
-    rows, sizes, held = torch.cat([r for _, r in batches]), [len(r) for _, r in batches], []
-    stream = crop_batches(split, rows, cell, sizes, n_crops, seed, teacher.device, workers)
-    for (c, r), crops, (after, _) in zip(batches, stream, [*batches[1:], (None, 0)]):
-        s = realism(teacher, crops.flatten(0, 1), torch.full((len(r)*n_crops,), c)).view(-1, n_crops); held.append((crops.cpu(), s))
-        if after != c: yield c, *map(torch.cat, zip(*held)); held = []
+def _candidates(split, n, seed): # -> rows of all classes in order of the store, and for each class the places of its candidates in there, as drawn
+    drawn = [_shuffled(split, c, n, seed) for c in range(split.n_classes)]; rows = torch.cat(drawn)
+    order = split.rows[rows].argsort(stable=True); place = torch.empty_like(order); place[order] = torch.arange(len(rows))
+    return rows[order], place.split([len(r) for r in drawn])
 
-def _class_file(work, c): return Path(work)/f'class-{c:05d}.safetensors'
+def _score_files(work): # -> [(first batch, batch after the last, file)]
+    found = [(re.fullmatch(r'scores-(\d+)-(\d+)\.safetensors', p.name), p) for p in Path(work).glob('scores-*')] if work else []
+    return [(int(m[1]), int(m[2]), p) for m, p in found if m]
 
-def _kept_class(work, c, key): # its images and scores, if they were made by the same request
-    if not work or not _class_file(work, c).exists(): return None
-    t, meta = load_tensors(_class_file(work, c))
-    return t if meta.get('key') == key else None
+# %% ../nbs/09_rded.ipynb #fca65f4b
+def _scores(split, rows, teacher, cell, n_crops, seed, batch_size, workers, work, key): # -> (rows, n_crops) float64 on every rank
+    s, batches = torch.zeros(len(rows), n_crops, dtype=torch.float64), torch.arange(len(rows)).split(max(1, batch_size//n_crops))
+    lo, hi = (len(batches)*r//world_size() for r in (rank(), rank() + 1)); todo = [*range(lo, hi)]
+    for a, b, file in _score_files(work):
+        t, meta = load_tensors(file)
+        if meta.get('key') != key: continue
+        for k, part in zip(range(a, b), t['scores'].split(len(batches[0]))):
+            if k in todo: s[batches[k]] = part; todo.remove(k)
+    bar, start, saved = progress(None, 'RDED', total=hi - lo), 0, time.monotonic(); bar.update(hi - lo - len(todo))
+    stream = crop_batches(split, torch.cat([rows[batches[k]] for k in todo] or [rows[:0]]), cell, len(batches[0]), n_crops, seed, teacher.device, workers)
+    for j, (k, crops) in enumerate(zip(todo, stream)):
+        s[batches[k]] = realism(teacher, crops.flatten(0, 1), split.labels[rows[batches[k]]].repeat_interleave(n_crops)).view(-1, n_crops); bar.update()
+        last = j + 1 == len(todo) or todo[j+1] != k + 1
+        if work and (last or time.monotonic() - saved > CHECKPOINT_SECONDS):
+            save_tensors(Path(work)/f'scores-{todo[start]:08d}-{k+1:08d}.safetensors', dict(scores=torch.cat([s[batches[i]] for i in todo[start:j+1]])), key=key)
+            start, saved = j + 1, time.monotonic()
+    bar.close(); return sum_ranks(s.to(teacher.device if teacher.device.type != 'mps' else 'cpu')).cpu()
+
+# %% ../nbs/09_rded.ipynb #e6788c3d
+def _fetch(split, winners, teacher, cell, need, n_crops, seed, workers): # (k, 4) of row, crop, class, rank in the class -> uint8 (C, need, 3, cell, cell)
+    out = torch.zeros(split.n_classes, need, 3, cell, cell, dtype=torch.uint8)
+    rows, back = winners[:, 0].unique_consecutive(return_inverse=True); mine = torch.arange(len(rows)).tensor_split(world_size())[rank()]; at = 0
+    for crops in progress(crop_batches(split, rows[mine], cell, 40, n_crops, seed, teacher.device, workers), 'RDED, winners', total=-(-len(mine)//40)):
+        here = (back >= mine[at]) & (back < mine[at] + len(crops)); _, crop, c, k = winners[here].T
+        out[c, k] = crops[back[here] - mine[at], crop].cpu(); at += len(crops)
+    return out if world_size() == 1 else torch.stack([sum_ranks(t.to(teacher.device)).cpu() for t in out])
 
 def _in_order(teacher, source): # the teacher with its columns in the source's order
     return teacher if match_classes(teacher, source)[0] == list(range(teacher.n_classes)) else teacher.aligned(source)
 
-# %% ../nbs/09_rded.ipynb #fca65f4b
+# %% ../nbs/09_rded.ipynb #6ef6950b
 def rded(source, # `Source`: RDED picks from its training images
          teacher, # frozen `Teacher`; its classes are matched with the source's
          ipc:int, # images per class
@@ -152,30 +172,26 @@ def rded(source, # `Source`: RDED picks from its training images
          batch_size:int=200, # crops in one pass of the teacher
          workers:int|None=None, # decoding processes; None picks, 0 stays in this one
          return_scores:bool=False, # also return (ipc*C, factor²) scores of the chosen crops
-         work=None, # directory that keeps each finished class, to continue from
+         work=None, # directory that keeps the scores so far, to continue from
         ): # `DistilledSet` of the teacher's size, row k*C + c is image k of class c; with its scores if asked for
     "RDED. Raises `OgmError` on foreign classes, an unreadable file, and more images than a class can give."
     split, teacher = source.train, _in_order(teacher, source).to(pick_device(device))
     size = teacher.size; factor = default_factor(size) if factor is None else factor
     if n_crops < 1 or n_images < 1: raise OgmError(f'n_images and n_crops must be at least 1, not {n_images} and {n_crops}')
-    need = _check_request(split, ipc, factor, size, n_crops); C = split.n_classes
-    images, scores = torch.zeros(ipc, C, 3, size, size, dtype=torch.uint8), torch.zeros(ipc, C, factor**2)
-    mine = range(rank(), C, world_size()); bar = progress(None, 'RDED', total=len(mine))
-    key = [teacher.sha256(), ipc, factor, n_images, n_crops, seed, batch_size, address_seed(0, split.labels.tolist())] if work else None
-    known = {c: t for c in mine if (t := _kept_class(work, c, key))}; bar.update(len(known))
-    for c, t in known.items(): images[:, c], scores[:, c] = t['images'], t['scores']
-    for c, crops, s in _scored(split, [c for c in mine if c not in known], max(n_images, need), teacher, size//factor, n_crops, seed, batch_size, workers):
-        i, k = select(s, need); bar.update()
-        images[:, c], scores[:, c] = pack(crops[i, k], factor, size), s[i, k].view(factor**2, ipc).T.float()
-        if work: save_tensors(_class_file(work, c), dict(images=images[:, c], scores=scores[:, c]), key=key)
-    bar.close()
-    if world_size() > 1: images, scores = (torch.stack([sum_ranks(t.to(teacher.device)).cpu() for t in ts]) for ts in (images, scores))
-    scores = scores.flatten(0, 1)
+    need = _check_request(split, ipc, factor, size, n_crops); C, cell = split.n_classes, size//factor
+    rows, places = _candidates(split, max(n_images, need), seed)
+    key = [teacher.sha256(), factor, n_crops, seed, batch_size, hashlib.sha256(rows.numpy().tobytes() + split.labels[rows].numpy().tobytes()).hexdigest()] if work else None
+    s = _scores(split, rows, teacher, cell, n_crops, seed, batch_size, workers, work, key)
+    chosen = [select(s[p], need) for p in places]
+    winners = torch.cat([torch.stack([p[i], k, torch.full_like(k, c), torch.arange(need)], 1) for c, (p, (i, k)) in enumerate(zip(places, chosen))])
+    winners = winners[winners[:, 0].argsort(stable=True)]; winners[:, 0] = rows[winners[:, 0]]
+    images = torch.stack([pack(x, factor, size) for x in _fetch(split, winners, teacher, cell, need, n_crops, seed, workers)], 1)
+    scores = torch.stack([s[p][i, k].view(factor**2, ipc).T.float() for p, (i, k) in zip(places, chosen)], 1).flatten(0, 1)
     config = dict(init='rded', ipc=ipc, factor=factor, n_images=n_images, n_crops=n_crops, seed=seed, source=source.name, teacher=teacher.arch, realism=scores.mean().item())
     ds = DistilledSet(images.flatten(0, 1), torch.arange(C).repeat(ipc), split.classes, source.ids, teacher.mean, teacher.std, factor, config)
     return (ds, scores) if return_scores else ds
 
-# %% ../nbs/09_rded.ipynb #58b87321
+# %% ../nbs/09_rded.ipynb #f27ced31
 def _frame(source, teacher, size): # (side, mean, std) of a set that no teacher has to judge
     size = size or (teacher or source).size
     return (size, teacher.mean, teacher.std) if teacher else (size, *channel_stats(source.train, size))
@@ -193,11 +209,12 @@ def random_set(source, # `Source`: its training images
     need = _check_request(split, ipc, factor, size, ipc*factor**2); C = split.n_classes
     drawn = [_shuffled(split, c, need, seed, 'random set') for c in range(C)]
     rows = torch.stack([r[torch.arange(need) % len(r)] for r in drawn]).view(C, -1, ipc).permute(2, 0, 1).flatten()
-    cells = torch.cat([x for x, _ in split.batches(size//factor, 256, rows)])
+    order, cells = split.rows[rows].argsort(stable=True), torch.empty(len(rows), 3, *[size//factor]*2, dtype=torch.uint8) # read in the order of the store
+    for o, (x, _) in zip(order.split(256), split.batches(size//factor, 256, rows[order])): cells[o] = x
     config = dict(init='random', ipc=ipc, factor=factor, seed=seed, source=source.name)
     return DistilledSet(_fill(stitch(cells, factor), size), torch.arange(C).repeat(ipc), split.classes, source.ids, mean, std, factor, config)
 
-# %% ../nbs/09_rded.ipynb #98e1627a
+# %% ../nbs/09_rded.ipynb #4af2afc4
 def noise_set(source, # `Source`: its classes
               ipc:int, # images per class
               factor:int=1, # only recorded: cells that the synthesis will tell apart

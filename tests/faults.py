@@ -81,7 +81,7 @@ def one_rank_dies(d, rand):
     return child, lambda: None
 
 def _poison(d, file, change):
-    import torch; from ogm.core import load_tensors, save_tensors
+    from ogm.core import load_tensors, save_tensors
     child = Child(d)
     while child.poll() is None and not (d/'run'/'work'/file).exists(): time.sleep(.001)
     child.kill(); t, meta = load_tensors(d/'run'/'work'/file); good = (d/'run'/'work'/file).read_bytes()
@@ -116,7 +116,7 @@ def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0]); a.add_argument('--tries', type=int, default=5); a.add_argument('--seed', type=int, default=0)
     a.add_argument('--only', default='', help='names of faults, e.g. stopped,held'); a.add_argument('--out', help='JSON file'); a = a.parse_args()
     os.environ.update(ENV, OGM_MEMORY='0'); sys.path.insert(0, str(ROOT))
-    import ogm.cli, ogm.synthesis, ogm.evaluation, ogm.rded, ogm.data, torch, datasets, pyarrow.parquet
+    import ogm.cli, ogm.synthesis, ogm.evaluation, ogm.rded, ogm.data, torch, datasets, pyarrow.parquet # noqa: F401, so that the children need not
     from ogm.core import provenance, write_json
     torch.set_num_threads(1); rows, top = [], Path(tempfile.mkdtemp(prefix='ogm-faults-')); images(top/'data'); whole = {}
     for n in (1, 2):

@@ -118,9 +118,9 @@ def main():
     a.add_argument('--kills', type=int, default=20, help='at least so many for each number of ranks'); a.add_argument('--ranks', default='1'); a.add_argument('--seed', type=int, default=0)
     a.add_argument('--steps', default=','.join(STEPS)); a.add_argument('--fork', action='store_true'); a.add_argument('--out', help='JSON file'); a = a.parse_args()
     os.environ.update(ENV); sys.path.insert(0, str(ROOT))
-    import ogm.cli, ogm.synthesis, ogm.evaluation, ogm.rded, ogm.data, torch
+    import ogm.cli, ogm.synthesis, ogm.evaluation, ogm.rded, ogm.data, torch # noqa: F401, so that the children need not
     from ogm.core import provenance, write_json
-    import datasets, sklearn.datasets, pyarrow.parquet
+    import datasets, sklearn.datasets, pyarrow.parquet # noqa: F401
     torch.set_num_threads(1); start, rand, rows = Forked if a.fork else Executed, random.Random(a.seed), []
     for ranks in map(int, a.ranks.split(',')):
         d = Path(tempfile.mkdtemp(prefix='ogm-kill-')); hits, same, lives, differ = [], 0, 0, []

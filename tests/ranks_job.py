@@ -11,7 +11,7 @@ from ogm.gradients import real_target
 from ogm.models import Teacher, load_teacher
 from ogm.rded import random_set, rded
 from ogm.synthesis import Synthesis, Settings, distill, gather_rows
-from ogm.training import build_seeded, fit_teacher, train
+from ogm.training import build_seeded, train
 
 class Double(Synthesis):
     "In double precision, where rounding has no time to grow."

@@ -1,11 +1,12 @@
 "Opening real and broken sources: every mistake ends in one line that names the culprit."
 import io, json, os, warnings
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 import pyarrow as pa, pyarrow.parquet as pq
 from PIL import Image
 import ogm.data as data
-from ogm.core import OgmError
+from ogm.core import OgmError, rng
 from ogm.data import Source, Split, decode, open_source, stratified, to_rgb
 
 
@@ -273,11 +274,62 @@ def test_saved_datasets(tmp_path):
 def test_hub_layout_without_network(tmp_path, monkeypatch):
     datasets = pytest.importorskip('datasets'); seen = {}
     def fake(name, config=None, **kw): seen.update(name=name, config=config, kw=kw); return datasets.DatasetDict(train=datasets.Dataset.from_dict({'image': cells(4), 'class_id': [0, 1]*2}))
-    monkeypatch.setattr(datasets, 'load_dataset', fake)
+    monkeypatch.setattr(datasets, 'load_dataset', fake); monkeypatch.setattr(datasets, 'load_dataset_builder', lambda *a, **kw: _builder(train=['hf://datasets/x@1/a.jpg']))
     s = open_source('hf:he-yang/2025-rethinkdc-imagenet-random-ipc-10:plain')
     assert seen == dict(name='he-yang/2025-rethinkdc-imagenet-random-ipc-10', config='plain', kw={}) and s.classes == ['0', '1'] and len(s.train) == 2
     def offline(*a, **kw): raise ConnectionError('no route\nto host')
     monkeypatch.setattr(datasets, 'load_dataset', offline); fails('hf:org/name', 'no route to host')('hf:org/name')
+
+def _builder(**files): return SimpleNamespace(config=SimpleNamespace(data_files=files))
+
+def test_hub_parquet_is_read_where_it_lies(tmp_path, monkeypatch):
+    "Downloaded as it is, at its revision, and not copied; streamed, it is not even downloaded."
+    datasets, hub, fsspec = (pytest.importorskip(m) for m in ('datasets', 'huggingface_hub', 'fsspec')); asked = []
+    for part, n in (('train', 4), ('validation', 2)): table(tmp_path/'repo'/f'{part}-0.parquet', META, img=cells(n), fine_label=[0, 1]*(n//2))
+    url = 'hf://datasets/org/name@refs%2Fconvert%2Fparquet/{}-0.parquet'
+    monkeypatch.setattr(datasets, 'load_dataset_builder', lambda name, config=None: asked.append((name, config)) or _builder(train=[url.format('train')], validation=[url.format('validation')], test=['hf://…/x.parquet']))
+    monkeypatch.setattr(datasets, 'load_dataset', lambda *a, **kw: pytest.fail('would have copied the set'))
+    monkeypatch.setattr(hub, 'hf_hub_download', lambda repo, file, **kw: asked.append((repo, file, kw)) or str(tmp_path/'repo'/file))
+    s = open_source('hf:org/name:plain'); assert (len(s.train), len(s.val), s.classes) == (4, 2, ['ant', 'bee']) and torch.equal(s.val.read(1), decode(png(1), ''))
+    assert asked == [('org/name', 'plain')] + [('org/name', f'{p}-0.parquet', dict(repo_type='dataset', revision='refs/convert/parquet')) for p in ('train', 'validation')]
+    fs = fsspec.filesystem('memory')
+    for f in (tmp_path/'repo').iterdir(): fs.pipe_file(f'/streamed/{f.name}', f.read_bytes())
+    monkeypatch.setattr(datasets, 'load_dataset_builder', lambda *a: _builder(train=['memory://streamed/train-0.parquet'], test=['memory://streamed/validation-0.parquet']))
+    t = open_source('hf-stream:org/name'); assert len(asked) == 3 and pixels(t.train) == pixels(s.train) and len(t.val) == 2
+    fs.rm('/streamed', recursive=True); fails('streamed/train-0.parquet', 'not a readable parquet file')('hf-stream:org/name')
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    "60 images in three shards, six to a row group, and memory for two groups."
+    for k in range(3): pq.write_table(pa.table(dict(image=cells(20, 20*k), label=[i % 3 for i in range(20)])), tmp_path/f'train-{k}.parquet', row_group_size=6)
+    pq.write_table(pa.table(dict(image=cells(3), label=[0, 1, 2])), tmp_path/'val.parquet')
+    whole = open_source(tmp_path, size=6, val_fraction=0)
+    monkeypatch.setattr(data, 'MEMORY', 6000); monkeypatch.setattr(data, 'CHECKED', 0); return tmp_path, whole
+
+def test_parquet_in_place(shards):
+    "The same images as from memory, in any order and from any subset, and no more than two groups are ever held."
+    d, whole = shards; before = {p.name for p in d.iterdir()}; s = open_source(d, size=6).train; st = s.store
+    assert s.lazy and s.windowed and len(st.blocks) == 12 and st.window == 2
+    for idx in (torch.arange(60), torch.tensor([59, 0, 30, 30, 2])):
+        for workers in (0, 2): assert torch.equal(torch.cat([x for x, _ in s.batches(6, 7, idx, workers=workers)]), whole.train.tensor(6)[idx]) and len(st.kept) <= 2
+    assert torch.equal(s.subset([40, 3, 7]).read(1), whole.train.read(3)) and st.name(45) == 'train-2.parquet row 5'
+    assert torch.equal(torch.cat([x for x, _ in s.batches(6, 0, iter(torch.arange(60).split(9)))]), whole.train.tensor(6))
+    reads, load = [], st._load; st._load = lambda b: reads.append(b) or load(b); st.kept.clear()
+    for o in (s.shuffled(rng(0, 'a')), torch.arange(60)): list(s.batches(6, 8, o)); assert sorted(reads) == list(range(12)); reads.clear(); st.kept.clear()
+    o, p = s.shuffled(rng(0, 'a')), s.shuffled(rng(1, 'a')); assert not torch.equal(o, p) and torch.equal(o.sort()[0], torch.arange(60))
+    assert {p.name for p in d.iterdir()} == before
+
+def test_parquet_that_breaks_later(shards):
+    d, _ = shards; s = open_source(d, size=6).train; (d/'train-1.parquet').unlink()
+    fails('train-1.parquet', 'not a readable parquet file', f=lambda: list(s.batches(6, 8)))()
+    with pytest.raises(OgmError, match='train-1.parquet'): list(s.batches(6, 8, workers=2))
+    rows = cells(20); rows[13] = None; pq.write_table(pa.table(dict(image=rows, label=[0, 1]*10)), d/'train-1.parquet', row_group_size=6)
+    fails('train-1.parquet', '1 row without an image, first row 13', f=lambda: list(open_source(d, size=6).train.batches(6, 8)))()
+    pq.write_table(pa.table(dict(image=cells(2), class_id=[0, 1])), d/'train-1.parquet'); fails('train-1.parquet', "no column 'label'")(d)
+
+def test_a_row_group_too_large_to_hold(shards, monkeypatch):
+    real = data._Parquet.add; monkeypatch.setattr(data._Parquet, 'add', lambda self, *a: (real(self, *a), setattr(self, 'largest', 10**11)))
+    fails('row group of 93 GB', 'row_group_size=1000')(shards[0])
 
 def test_hub_layout_from_disk(tmp_path):
     datasets = pytest.importorskip('datasets')     # `datasets` reads a directory of parquet as it reads a hub repository

@@ -268,8 +268,9 @@ def test_nothing_of_the_hub_is_executed(monkeypatch):
     def new(path, name=None, **config): asked.append(config); return datasets.DatasetDict(train=good)
     def old(path, name=None, trust_remote_code=None, **config): asked.append((trust_remote_code, config)); return datasets.DatasetDict(train=good)
     for fake in (new, old):
-        monkeypatch.setattr(datasets, 'load_dataset', fake); used(open_source('hf:someone/something:strange'))
-    assert asked == [{}, (False, {})]
+        monkeypatch.setattr(datasets, 'load_dataset', fake); monkeypatch.setattr(datasets, 'load_dataset_builder', lambda *a, **kw: fake(*a, **kw) and SimpleNamespace(config=SimpleNamespace(data_files={'train': ['x.py']})))
+        used(open_source('hf:someone/something:strange'))
+    assert asked == [{}, {}, (False, {}), (False, {})]
 
 
 # ---- settings and recipes

@@ -1,5 +1,5 @@
 "Crops against torchvision on many boxes, awkward shapes and bad input."
-import math, copy, pickle
+import copy, pickle
 import pytest, torch, torchvision.transforms.v2 as v2
 from scipy.stats import ks_2samp
 from ogm.core import OgmError, rng, seeded

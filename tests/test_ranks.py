@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest, torch
 
-from ogm.core import load_tensors, read_json
+from ogm.core import read_json
 from ogm.data import open_source
 from ogm.distilled import DistilledSet
 from ogm.training import fit_teacher

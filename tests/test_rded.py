@@ -6,7 +6,7 @@ from ogm.core import OgmError, rng
 from ogm.data import Source, Split, open_source
 from ogm.models import Teacher, build
 from ogm.core import seeded
-from ogm.rded import _shuffled, _uniform, crop_batches, default_factor, noise_set, pack, random_set, rded, realism, select
+from ogm.rded import _shuffled, _uniform, default_factor, noise_set, random_set, rded, realism
 from ogm.patches import fit_boxes
 from torchvision.transforms.v2 import functional as TF
 
@@ -159,3 +159,32 @@ def test_two_ranks_agree_with_one_process(tmp_path):
         for (ds, s), (images, labels, scores) in zip(_alone(), torch.load(f'{tmp_path}/out{r}'), strict=True):
             assert torch.equal(images, ds.images) and torch.equal(labels, ds.labels)
             torch.testing.assert_close(scores, s, rtol=1e-4, atol=1e-6)
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    "The classes mixed over 90 images in row groups of 6, of which two are kept."
+    import io; import pyarrow as pa, pyarrow.parquet as pq; import ogm.data as data
+    s = source((40, 20, 30), (24, 24)).train; png = lambda x: (b := io.BytesIO(), Image.fromarray(x.permute(1, 2, 0).numpy()).save(b, 'PNG'))[0].getvalue()
+    pq.write_table(pa.table(dict(image=[png(x) for x in s.images], label=s.labels.tolist())), tmp_path/'train.parquet', row_group_size=6)
+    monkeypatch.setattr(data, 'MEMORY', 100_000); monkeypatch.setattr(data, 'CHECKED', 0); src = open_source(tmp_path/'train.parquet', size=32, val_fraction=0)
+    monkeypatch.setattr(data._Parquet, 'window', 2); assert src.train.windowed and len(src.train.store.blocks) == 15
+    return src, tmp_path
+
+def test_a_mixed_table_is_read_twice_and_no_more(shards):
+    "Once for the scores, once for the winners, whatever the classes; and the selection is that of a table which is held."
+    src, _ = shards; st, t, reads = src.train.store, teacher(), []; load = st._load; st._load = lambda b: reads.append(b) or load(b)
+    st.kept.clear(); ds, s = rded(src, t, 4, 2, device='cpu', return_scores=True, n_images=30); assert len(reads) <= 30 and reads[:15] == sorted(reads[:15])
+    type(st).window = 100; st.kept.clear(); held, s2 = rded(src, t, 4, 2, device='cpu', return_scores=True, n_images=30); assert torch.equal(ds.images, held.images) and torch.equal(s, s2)
+    type(st).window = 2; reads.clear(); st.kept.clear(); r = random_set(src, 3, 2, teacher=t); assert len(reads) <= 15
+    type(st).window = 100; assert torch.equal(r.images, random_set(src, 3, 2, teacher=t).images)
+
+def test_scores_are_kept(shards, tmp_path, monkeypatch):
+    "After an interruption only the batches are scored that are missing, whoever made the others."
+    src, _ = shards; t = teacher(); monkeypatch.setattr('ogm.rded.CHECKPOINT_SECONDS', 0); work = tmp_path/'w'; real, calls = t.net.forward, [0]
+    whole = rded(src, t, 2, device='cpu', batch_size=20); rded(src, t, 2, device='cpu', batch_size=20, work=work)
+    files = sorted(work.iterdir()); assert len(files) == 23 and files[0].name == 'scores-00000000-00000001.safetensors'
+    for f in files[3:9] + files[-1:]: f.unlink()
+    monkeypatch.setattr('ogm.rded.CHECKPOINT_SECONDS', 100); monkeypatch.setattr(t.net, 'forward', lambda x: calls.__setitem__(0, calls[0] + 1) or real(x))
+    assert torch.equal(rded(src, t, 2, device='cpu', batch_size=20, work=work).images, whole.images) and calls[0] == 7
+    assert {f.name for f in work.iterdir()} == {f.name for f in files[:3] + files[9:-1]} | {'scores-00000003-00000009.safetensors', files[-1].name}     # two gaps, two files
+    calls[0] = 0; rded(src, t, 2, device='cpu', batch_size=20, work=work, seed=1); assert calls[0] == 23          # another request: nothing of it is used

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch, torch.multiprocessing as mp
 from ogm.core import OgmError, distributed, gather_ranks, rank, rng
-from ogm.data import Split
+from ogm.data import Split, open_source
 from ogm.models import Teacher, build, load_teacher
 from ogm.training import RECIPES, _Feed, accuracy, build_seeded, channel_stats, fit_teacher, get_recipe, train
 
@@ -99,7 +99,7 @@ class Streamed:
     lazy = True
     def __init__(self, split): self.split, self.labels, self.classes, self.n_classes = split, split.labels, split.classes, split.n_classes
     def __len__(self): return len(self.split)
-    def batches(self, *args, **kw): return self.split.batches(*args, **kw)
+    def __getattr__(self, name): return getattr(self.split, name)
 
 def test_streaming_is_the_same_training(monkeypatch):
     monkeypatch.setattr('ogm.training.MEMORY', 0)
@@ -164,3 +164,72 @@ def test_unsafe_or_broken_pth_is_refused(tmp_path, monkeypatch, write):
         warnings.simplefilter('error')
         with pytest.raises(OgmError, match='net.pth') as e: load_teacher(tmp_path/'net.pth', arch='convnet3')
     assert '\n' not in str(e.value) and not (tmp_path/'had').exists()
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    "300 images of three classes in shards of row groups of 20, with memory for two groups; and the same in memory."
+    import io; from PIL import Image; import pyarrow as pa, pyarrow.parquet as pq; import ogm.data as data
+    split = blobs(300); png = lambda x: (b := io.BytesIO(), Image.fromarray(x.permute(1, 2, 0).numpy()).save(b, 'PNG'))[0].getvalue()
+    for k in range(3):
+        rows = range(100*k, 100*k + 100)
+        pq.write_table(pa.table(dict(image=[png(split.images[i]) for i in rows], label=[int(split.labels[i]) for i in rows])), tmp_path/f'train-{k}.parquet', row_group_size=20)
+    for m in ('ogm.data', 'ogm.training'): monkeypatch.setattr(f'{m}.MEMORY', 14000)
+    monkeypatch.setattr(data, 'CHECKED', 0); lazy = open_source(tmp_path, val_fraction=0, size=8).train
+    assert lazy.windowed and lazy.store.window < 5; return lazy, split, tmp_path
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_training_on_parquet_in_place(shards, tmp_path, workers):
+    "Every image once an epoch, no group read twice, stopped in the middle of an epoch and continued bit for bit."
+    lazy, whole, d = shards; reads, load = [], lazy.store._load; lazy.store._load = lambda b: reads.append(b) or load(b)
+    kw = dict(epochs=3, batch_size=16, workers=workers, seed=2, **NORM); a, b = (build_seeded('convnet1-w8', 3, 8, s) for s in (0, 1)); seen = []
+    class Spy:
+        def __init__(self, split): self.split = split
+        def __getattr__(self, name): return getattr(self.split, name)
+        def __len__(self): return len(self.split)
+        def batches(self, size, n, rows, w): return self.split.batches(size, n, (seen.append(r) or r for r in rows), w)
+    h = train(a, Spy(lazy), 'ogm-basic', **kw)
+    assert torch.equal(torch.cat(seen).sort()[0], torch.arange(300).repeat_interleave(3)) and len(reads) <= 3*15 + 3 and h.loss[-1] < h.loss[0]
+    class Cut(Exception): pass
+    ck = tmp_path/'net.ckpt'; net = build_seeded('convnet1-w8', 3, 8); count = [0]
+    def hook(*_):
+        count[0] += 1
+        if count[0] == 27: raise Cut            # in the second epoch
+    net.register_forward_pre_hook(hook)
+    import ogm.training as tr; old, tr.CHECKPOINT_SECONDS = tr.CHECKPOINT_SECONDS, 0
+    try:
+        with pytest.raises(Cut): train(net, lazy, 'ogm-basic', checkpoint=ck, **kw)
+        assert torch.load(ck, weights_only=True)['begun'].shape == (1, 7)      # of the 19 steps of that epoch
+        assert train(b, lazy, 'ogm-basic', checkpoint=ck, **kw) == h
+    finally: tr.CHECKPOINT_SECONDS = old
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+def test_the_plan_of_an_epoch_is_made_as_it_goes(monkeypatch):
+    "No more batches are drawn in advance than the workers can use."
+    import ogm.training as tr; drawn, most, real = [0], [0], tr.draw
+    monkeypatch.setattr(tr, 'draw', lambda *a: drawn.__setitem__(0, drawn[0] + 1) or real(*a)); monkeypatch.setattr('ogm.training.MEMORY', 0); monkeypatch.setattr('ogm.data.MEMORY', 0)
+    net, used = build_seeded('convnet1-w8', 3, 8), [0]
+    net.register_forward_pre_hook(lambda *_: (used.__setitem__(0, used[0] + 1), most.__setitem__(0, max(most[0], drawn[0] - used[0]))) and None)
+    train(net, Streamed(blobs(2000)), 'ogm-basic', epochs=1, batch_size=16, workers=0, **NORM); assert used[0] == drawn[0] == 125 and most[0] <= 1
+
+def test_a_sorted_table_is_noticed(shards, tmp_path):
+    lazy, _, _ = shards
+    with warnings.catch_warnings(): warnings.simplefilter('error'); _Feed(lazy, 8, torch.device('cpu'))
+    lazy.labels = torch.arange(300)//20; lazy.classes = list(map(str, range(15)))
+    with pytest.warns(UserWarning, match='seems to be sorted: .* hold . of 15 classes'): _Feed(lazy, 8, torch.device('cpu'))
+
+@pytest.mark.parametrize('ruin', ['loss', 'weights'])
+def test_ruined_weights_reach_no_checkpoint(tmp_path, monkeypatch, ruin):
+    "A step in the middle of an epoch goes wrong just before a checkpoint is due: the last good one stays, and the layer is named."
+    monkeypatch.setattr('ogm.training.CHECKPOINT_SECONDS', 0); net, count, ck = build_seeded('convnet2-w8', 3, 8), [0], tmp_path/'net.ckpt'; first = list(net.named_parameters())[0]
+    class Bad(torch.optim.SGD):
+        def step(self):
+            super().step(); count[0] += 1
+            if count[0] == 4: self.param_groups[0]['params'][0].data[0] = float('nan')
+    def hook(m, x, out):
+        if ruin == 'loss' and count[0] == 3: return out*float('nan')
+    monkeypatch.setattr('ogm.training.make_optimizer', lambda net, r: (Bad if ruin == 'weights' else torch.optim.SGD)(net.parameters(), lr=.01)); net.register_forward_hook(hook)
+    if ruin == 'loss': net.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))
+    with pytest.raises(OgmError, match=f"not finite in epoch 1, step {4 if ruin == 'weights' else 3}") as e: train(net, blobs(), 'sgd', epochs=3, batch_size=4, checkpoint=ck, **NORM)
+    kept = torch.load(ck, weights_only=True); assert all(v.isfinite().all() for v in kept['net'].values() if v.is_floating_point()) and 'the last checkpoint is intact' in str(e.value)
+    assert kept['begun'].shape == (1, 3 if ruin == 'weights' else 2)
+    if ruin == 'weights': assert f'{first[0]!r}' in str(e.value)

@@ -1,13 +1,13 @@
 """What one crop, one image and one step cost with a ResNet-18 at 224 px: `python tools/cost.py --photos DIR --out nbs/results/cost.json`.
 
 Floating-point operations are counted by torch as they happen, seconds are those of this machine. From them the page on large sets computes hours; it says so."""
-import argparse, os, sys, time
+import argparse, time
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ogm.core import OgmError, provenance, rng, write_json
+from ogm.core import provenance, write_json
 from ogm.data import open_source
 from ogm.distilled import DistilledSet
 from ogm.gradients import real_target
@@ -21,6 +21,9 @@ def cost(f, n): # operations and seconds of one of `n` things
     t = time.perf_counter(); f()
     return dict(flops=count.get_total_flops()/n, seconds=(time.perf_counter() - t)/n)
 
+def repeated(start, k): # the same images `k` times
+    return DistilledSet(start.images.repeat(k, 1, 1, 1), start.labels.repeat(k), start.classes, None, start.mean, start.std, start.factor)
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0]); a.add_argument('--photos', required=True, help='folder of class folders with photographs'); a.add_argument('--n', type=int, default=8)
     a.add_argument('--out'); a = a.parse_args(); n, side, C = a.n, 224, 1000; torch.set_num_threads(1)
@@ -29,7 +32,8 @@ def main():
     rows = torch.arange(n); crops = next(crop_batches(src.train, rows, side//2, n, 5, 0, 'cpu', 0))
     res = dict(crop=cost(lambda: realism(t, crops.flatten(0, 1), torch.zeros(5*n, dtype=torch.long)), 5*n), image=cost(lambda: real_target(few, t), n))
     target = real_target(few, t); start = DistilledSet(few._cache[side], torch.arange(n), t.classes, None, t.mean, t.std, 2)
-    run = Synthesis(t, start, target, Settings(batch=n), 'cpu'); res['step'] = cost(run.step, n) # one image in one step
+    one, two = (cost(Synthesis(t, repeated(start, k), target, Settings(batch=k*n), 'cpu').step, 1) for k in (1, 2))
+    res |= dict(step={k: (two[k] - one[k])/n for k in one}, once={k: max(0, 2*one[k] - two[k]) for k in one}) # of each image in a step, and of the step
     began = time.perf_counter(); [src.train.read(i) for i in range(64)]; res['decode_seconds'] = (time.perf_counter() - began)/64
     began = time.perf_counter(); list(crop_batches(src.train, torch.arange(64), side//2, 32, 5, 0, 'cpu', 0)); res['crops_seconds'] = (time.perf_counter() - began)/64 # decode and cut five crops
     from ogm.distilled import _png

@@ -1,13 +1,13 @@
 """Time and memory against the number of images and of classes, on parquet shards that are decoded on demand: `python tools/scale.py --out nbs/results/scale.json`.
 
-Draws images, writes them as shards, and lets a process of its own do each measurement: the real target and one epoch of training over 20,000 to 200,000 images,
-RDED over 1 to 1000 classes. Seconds are those of the processors, of the process and its workers, so that other work on the machine does not count. Memory is what the process and its decoding workers hold beyond files mapped into memory, shared pages counted once (Pss_Anon), sampled five times a second."""
+Draws images, writes them as shards, and lets a process of its own do each measurement: the real target, RDED and one epoch of training over 25,000 to 200,000 images,
+RDED over 1 to 1000 classes. `--append` adds to a file of earlier measurements. Seconds are those of the processors, of the process and its workers, so that other work on the machine does not count. Memory is what the process and its decoding workers hold beyond files mapped into memory, shared pages counted once (Pss_Anon), sampled five times a second."""
 import argparse, json, os, resource, shutil, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, SHARD, CLASSES = 24, 10_000, 1000
-COUNTS, CLASS_COUNTS = (20_000, 50_000, 200_000), (1, 10, 100, 1000)
+COUNTS, CLASS_COUNTS = (25_000, 50_000, 100_000, 200_000), (1, 10, 100, 1000)
 
 def write_shards(folder, n):
     "`n` images in shards of 10,000 rows, classes in turn, and a small validation shard."
@@ -41,7 +41,8 @@ def measure(what, folder, n, classes):
     "One measurement in this process: dict of seconds and bytes."
     import torch; from ogm.data import Source, Split, open_source; from ogm.gradients import real_target
     from ogm.models import Teacher; from ogm.rded import rded; from ogm.training import build_seeded, train
-    import ogm.data, datasets; torch.set_num_threads(1); mem = Memory(); before = mem.now(); mem.start(); t0 = time.perf_counter()
+    import datasets # noqa: F401, what is imported anyway is no part of the measurement
+    torch.set_num_threads(1); mem = Memory(); before = mem.now(); mem.start(); t0 = time.perf_counter()
     src = open_source(folder); assert src.train.lazy and len(src.train) == n; opened, t0, cpu = time.perf_counter() - t0, time.perf_counter(), busy()
     mean, std = (.5,)*3, (.25,)*3; net = build_seeded('convnet2-w8', CLASSES, SIDE); teacher = Teacher(net, 'convnet2-w8', SIDE, mean, std, src.classes)
     if what == 'target': real_target(src.train, teacher)
@@ -59,11 +60,12 @@ def busy(): return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUS
 def size(folder, pattern): return sum(p.stat().st_size for p in folder.rglob(pattern) if p.is_file())
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__.splitlines()[0]); a.add_argument('--out'); a.add_argument('--counts', default=','.join(map(str, COUNTS))); a.add_argument('--one', nargs=4)
+    a = argparse.ArgumentParser(description=__doc__.splitlines()[0]); a.add_argument('--out'); a.add_argument('--counts', default=','.join(map(str, COUNTS))); a.add_argument('--append', action='store_true'); a.add_argument('--one', nargs=4)
     a = a.parse_args(); sys.path.insert(0, str(ROOT))
     if a.one: print(json.dumps(measure(a.one[0], a.one[1], int(a.one[2]), int(a.one[3])))); return
-    d = Path(tempfile.mkdtemp(prefix='ogm-scale-')); env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', OGM_MEMORY='8e6', HF_DATASETS_CACHE=str(d/'cache'))
-    counts, rows, disk = [int(c) for c in a.counts.split(',')], [], []
+    d = Path(tempfile.mkdtemp(prefix='ogm-scale-')); env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', OGM_MEMORY='8e6', HF_HOME=str(d/'cache'), TMPDIR=str(d))
+    counts, old = [int(c) for c in a.counts.split(',')], json.loads(Path(a.out).read_text()) if a.append and Path(a.out).exists() else {}
+    rows, disk = [r for r in old.get('rows', []) if r['images'] not in counts], [r for r in old.get('disk', []) if r['images'] not in counts]
     def run(*words):
         done = subprocess.run([sys.executable, __file__, '--one', *map(str, words)], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -73,9 +75,9 @@ def main():
         if a.out: write_json(Path(a.out), provenance(rows=sorted(rows, key=lambda r: (r['what'], r['images'], r['classes'])), disk=sorted(disk, key=lambda r: r['images']), side=SIDE, shard=SHARD, memory_setting=env['OGM_MEMORY'], n_images=5))
     for n in sorted(counts, reverse=True):
         write_shards(d/str(n), n); todo = [('target', d/str(n), n, CLASSES), ('train', d/str(n), n, CLASSES)]
-        if n == max(counts): todo += [('rded', d/str(n), n, c) for c in CLASS_COUNTS]
+        todo += [('rded', d/str(n), n, c) for c in (CLASS_COUNTS if n == max(COUNTS) else (CLASSES,))]
         for t in todo: run(*t); save()
-        disk.append(dict(images=n, parquet_bytes=size(d/str(n), '*.parquet'), cache_bytes=size(d/'cache', '*.arrow'))); save()
+        disk.append(dict(images=n, parquet_bytes=size(d/str(n), '*.parquet'), other_bytes=size(d, '*') - size(d/str(n), '*.parquet'))); save()
         shutil.rmtree(d/str(n)); shutil.rmtree(d/'cache', ignore_errors=True)
     shutil.rmtree(d)
 
