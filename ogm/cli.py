@@ -8,7 +8,6 @@ __all__ = ['COMMANDS', 'remember', 'kept', 'get_teacher', 'get_start', 'get_targ
 
 # %% ../nbs/14_cli.ipynb #05e24549
 import contextlib, math, os, re, signal, sys
-from functools import partial
 from pathlib import Path
 from fastcore.script import Param
 
@@ -24,7 +23,7 @@ def remember(run, # run directory
         if not isinstance(old, dict): raise OgmError(f'{str(file)!r} is damaged: choose another --out, or delete {str(file.parent)!r} to begin anew')
         if diff := [k for k in settings if old.get(k) != settings[k]]:
             was = ', '.join(f'{k} {old.get(k)!r} (now {settings[k]!r})' for k in diff)
-            raise OgmError(f'{str(run)!r} was begun with {was}: choose another --out, or give the same settings to continue')
+            raise OgmError(f'{str(run)!r} was begun with {was}{" (of all devices together)"*("batch" in diff)}: choose another --out, or give the same settings to continue')
     elif rank() == 0: write_json(file, settings)
 
 # %% ../nbs/14_cli.ipynb #fe196e6e
@@ -57,8 +56,7 @@ def get_teacher(source, spec, arch, epochs, seed, device, work): # as the option
 
 def get_start(source, teacher, init, ipc, factor, seed, device, work): # as the options of `distill` say
     "Starting images, selected or drawn, and kept."
-    import torch
-    from ogm.core import OgmError, load_tensors, save_tensors
+    from ogm.core import load_tensors, save_tensors
     from ogm.distilled import DistilledSet
     from ogm.rded import noise_set, random_set, rded
     kw = dict(factor=factor or 1, teacher=teacher, seed=seed)
@@ -106,7 +104,7 @@ def run_distill(source, # `Source` of real images
                 **settings, # see `ogm.synthesis.Settings`
                ): # the `DistilledSet`, also written to `out`
     "Teacher, start, target, synthesis and artifact, each kept in `out`; the body of `ogm distill`."
-    from ogm.core import OgmError, barrier, rank
+    from ogm.core import OgmError, barrier, rank, world_size
     from ogm.distilled import finished
     from ogm.synthesis import Settings, distill
     import dataclasses
@@ -115,7 +113,7 @@ def run_distill(source, # `Source` of real images
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     if overwrite and finished(out) and rank() == 0: _clear(out)
     barrier(); work = out/'work'; _possible(source, init, ipc, factor)
-    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale)))
+    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work)
     target = get_target(source, t, s.view, s.layers, device, work)
@@ -220,7 +218,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             plan:bool=False, # only say what would be done, and what it may cost
            ):
     "Distil images: teacher, start, target, synthesis, artifact (Algorithm 2)."
-    from ogm.core import distributed, rank, run_lock
+    from ogm.core import distributed
     from ogm.data import open_source
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
@@ -289,7 +287,7 @@ def train(data:str='digits', # as for distill
     from ogm.data import open_source
     from ogm.models import build
     from ogm.training import channel_stats, train as fit
-    with distributed(device) as dev:
+    with distributed(device) as dev, _lock(out) if out else contextlib.nullcontext():
         src = open_source(data, size=size, seed=seed); part = src.train.sample(ipc, seed) if ipc else src.train
         _say(src); mean, std = channel_stats(src.train, src.size); arch = arch or ('convnet3' if src.size <= 64 else 'resnet18')
         with seeded(seed, 'student'): net = build(arch, src.n_classes, src.size)

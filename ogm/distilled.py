@@ -90,7 +90,7 @@ def _unique(names):
     return out
 
 def _write_parquet(path, pngs, ds):
-    from datasets import ClassLabel, Dataset, Features, Image as HFImage, Value
+    from datasets import ClassLabel, Features, Image as HFImage, Value
     feats = Features(image=HFImage(), label=ClassLabel(names=_unique(ds.classes)), class_id=Value('string'))
     ids = ds.ids or ds.classes; labels = ds.labels.tolist()
     import pyarrow as pa, pyarrow.parquet as pq

@@ -9,10 +9,8 @@ __all__ = ['Score', 'same_order', 'default_arch', 'evaluate', 'compare', 'hlr', 
 import dataclasses, hashlib, json, math, statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-import torch
 from .core import OgmError, pick_device, provenance, rank, read_json, seeded, write_json
 from .data import Split, is_number
-from .distilled import DistilledSet
 from .models import build
 from .training import get_recipe, train
 

@@ -1,6 +1,4 @@
 "Draw nbs/images/card.jpg, the picture that a link to the site unfolds to: `python tools/card.py`."
-from pathlib import Path
-
 from matplotlib.figure import Figure
 from PIL import Image
 
