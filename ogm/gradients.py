@@ -97,7 +97,7 @@ def pseudo_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers) as seen: net(x)
     return {n: G/len(x) for n, G in collect(seen, layers, view).items()}
 
-# %% ../nbs/10_gradients.ipynb #16de9f4e
+# %% ../nbs/10_gradients.ipynb #453c1e22
 def collect_true(loss:torch.Tensor, # scalar, a SUM over images
                  seen:dict, # name -> (input, output), from `watch`
                  layers:dict, # name -> nn.Conv2d
@@ -123,7 +123,7 @@ def true_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers) as seen: loss = F.cross_entropy(net(x), y, reduction='sum')
     return {n: G/len(x) for n, G in collect_true(loss, seen, layers, view, create_graph).items()}
 
-# %% ../nbs/10_gradients.ipynb #360ca2c0
+# %% ../nbs/10_gradients.ipynb #7914876d
 def bn_layers(net:nn.Module, # any network
               pattern:str|None=None, # regular expression on layer names; None takes all
              )->dict: # name -> nn.BatchNorm2d
@@ -142,7 +142,7 @@ def running_moments(m:nn.BatchNorm2d, # with running statistics
     "What the batch norm remembers of the real images, in the same form."
     return torch.stack([m.running_mean, m.running_var + m.running_mean.square()]).detach().clone()
 
-# %% ../nbs/10_gradients.ipynb #18e6f7aa
+# %% ../nbs/10_gradients.ipynb #3d6129c1
 MATCHERS = ('pseudo', 'true', 'bn')
 
 def match_layers(net, matcher='pseudo', pattern=None): # name -> layer
@@ -165,7 +165,7 @@ def matrix_shape(m, view, matcher='pseudo'): # of what `measure` gives for a lay
     if matcher == 'bn': return (2, m.num_features)
     return (m.out_channels, m.weight[0].numel() if view == 'kernel' else m.weight.shape[1])
 
-# %% ../nbs/10_gradients.ipynb #7300f0a1
+# %% ../nbs/10_gradients.ipynb #ded8f71e
 def _accumulate(total, G): return {n: total.get(n, 0) + g.to(torch.float32 if g.device.type == 'mps' else torch.float64) for n, g in G.items()}
 
 def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true gradients need a graph, the others none
@@ -180,7 +180,7 @@ def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of it
     total, meta = load_tensors(_sums_file(work, view), device)
     return (total, meta['done']) if meta.get('key') == key else ({}, 0)
 
-# %% ../nbs/10_gradients.ipynb #5f3e1bb7
+# %% ../nbs/10_gradients.ipynb #a8c91419
 @torch.no_grad()
 def real_target(split, # real images: a `Split`
                 teacher, # frozen `Teacher`
@@ -204,7 +204,7 @@ def real_target(split, # real images: a `Split`
     zero = lambda n: torch.zeros(matrix_shape(layers[n], view, matcher), dtype=torch.float64, device=device)
     return {n: (sum_ranks(total[n] if n in total else zero(n))/len(split)).float() for n in layers}
 
-# %% ../nbs/10_gradients.ipynb #c5dd5f60
+# %% ../nbs/10_gradients.ipynb #9a6eb97a
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

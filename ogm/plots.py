@@ -87,6 +87,8 @@ def save_grid(path, # PNG file to write
     with whole(path) as tmp: Image.fromarray(g.permute(1, 2, 0).numpy()).save(tmp, format='PNG')
 
 # %% ../nbs/02_plots.ipynb #1018199b
+def _whole_ticks(ax): ax.xaxis.get_major_locator().set_params(integer=True) # there is no half an epoch
+
 def mean_spread(runs, # list of runs, each a list of numbers; or one run
                )->tuple: # (mean, sample standard deviation), arrays over time; spread 0 for one run
     "Mean and spread over runs, as far as all of them go."
@@ -108,7 +110,7 @@ def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per 
     for name, runs in curves.items():
         m, s = mean_spread(runs); t = np.arange(start, start+len(m)); line, = ax.plot(t, m, label=name)
         if s.any(): ax.fill_between(t, m-s, m+s, alpha=.2, color=line.get_color(), linewidth=0)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title or '', yscale='log' if log else 'linear'); ax.legend(frameon=False, fontsize=8)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title or '', yscale='log' if log else 'linear'); ax.legend(frameon=False, fontsize=8); _whole_ticks(ax)
     ax.spines[['top', 'right']].set_visible(False); return ax.figure
 
 # %% ../nbs/02_plots.ipynb #7a6ca82a
@@ -124,5 +126,5 @@ def plot_spectra(matrices:dict, # name -> matrix (m, n), or its singular values
         a = torch.as_tensor(a).detach().cpu().double(); s = (torch.linalg.svdvals(a) if a.ndim > 1 else a).sort(descending=True).values
         floor = s[0]*torch.finfo(s.dtype).eps*max(a.shape); s = s.where(s > floor, torch.nan)/(s[0] if relative else 1)
         ax.plot(range(1, len(s)+1), s, marker='.', markersize=3, linewidth=1, label=name)
-    ax.set(xlabel='index', ylabel='σ / σ₁' if relative else 'singular value', title=title or '', yscale='log'); ax.legend(frameon=False, fontsize=8)
+    ax.set(xlabel='index', ylabel='σ / σ₁' if relative else 'singular value', title=title or '', yscale='log'); ax.legend(frameon=False, fontsize=8); _whole_ticks(ax)
     ax.spines[['top', 'right']].set_visible(False); return ax.figure

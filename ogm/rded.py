@@ -59,13 +59,14 @@ class _Crops:
 
 def _stack(items): return next((o for o in items if isinstance(o, str)), None) or torch.stack(items)
 
+# %% ../nbs/09_rded.ipynb #00c78535
 def _in_memory(split, rows, cell, n_crops, seed, device): # crops of some rows, (len(rows), n_crops, 3, cell, cell)
     x = split.images[rows].to(device).float().repeat_interleave(n_crops, 0)
     u = torch.cat([_uniform(split, r, n_crops, seed) for r in rows])
     x = crop_resize(x, fit_boxes(u, *x.shape[2:], AREA, (1, 1)), cell)
     return x.round().clamp(0, 255).to(torch.uint8).unflatten(0, (-1, n_crops))
 
-# %% ../nbs/09_rded.ipynb #a53cf953
+# %% ../nbs/09_rded.ipynb #6eccf6de
 def crop_batches(split, # images; `Split`
                  rows:torch.Tensor, # which, in the wanted order
                  cell:int, # side of a crop, px
@@ -85,7 +86,7 @@ def crop_batches(split, # images; `Split`
         if isinstance(b, str): raise OgmError(b)
         yield b
 
-# %% ../nbs/09_rded.ipynb #36d972ee
+# %% ../nbs/09_rded.ipynb #7b5f8121
 @torch.no_grad()
 def realism(teacher, # frozen `Teacher`
             crops:torch.Tensor, # uint8 (n, 3, cell, cell), cell at most the teacher's size
@@ -97,7 +98,7 @@ def realism(teacher, # frozen `Teacher`
     x = F.pad(x, (gap//2, gap - gap//2)*2)
     return F.cross_entropy(teacher(x).float().cpu().double(), labels.cpu(), reduction='none')
 
-# %% ../nbs/09_rded.ipynb #f19058c5
+# %% ../nbs/09_rded.ipynb #7cefa179
 def select(scores:torch.Tensor, # (images, crops), low is good
            need:int, # how many crops
           )->tuple: # two (need,) index tensors: image, crop
@@ -106,7 +107,7 @@ def select(scores:torch.Tensor, # (images, crops), low is good
     image = best.argsort(dim=0, stable=True)
     return image.T.flatten()[:need], crop.gather(0, image).T.flatten()[:need]
 
-# %% ../nbs/09_rded.ipynb #fb30616b
+# %% ../nbs/09_rded.ipynb #78cc8749
 def _fill(x, size): # repeat the last row and column up to `size`
     i, j = (torch.arange(size).clamp(max=n - 1) for n in x.shape[-2:])
     return x[..., i[:, None], j]
@@ -118,7 +119,7 @@ def pack(crops:torch.Tensor, # (ipc*factor², 3, cell, cell) of one class, best 
     "Mosaics of ranked crops: cell k of image i takes rank k·ipc + i."
     return _fill(stitch(crops.unflatten(0, (factor**2, -1)).transpose(0, 1).flatten(0, 1), factor), size)
 
-# %% ../nbs/09_rded.ipynb #04d5b654
+# %% ../nbs/09_rded.ipynb #fca65f4b
 def _candidates(split, n, seed): # -> rows of all classes in order of the store, and for each class the places of its candidates in there, as drawn
     drawn = [_shuffled(split, c, n, seed) for c in range(split.n_classes)]; rows = torch.cat(drawn)
     order = split.rows[rows].argsort(stable=True); place = torch.empty_like(order); place[order] = torch.arange(len(rows))
@@ -128,7 +129,7 @@ def _score_files(work): # -> [(first batch, batch after the last, file)]
     found = [(re.fullmatch(r'scores-(\d+)-(\d+)\.safetensors', p.name), p) for p in Path(work).glob('scores-*')] if work else []
     return [(int(m[1]), int(m[2]), p) for m, p in found if m]
 
-# %% ../nbs/09_rded.ipynb #fca65f4b
+# %% ../nbs/09_rded.ipynb #e6788c3d
 def _scores(split, rows, teacher, cell, n_crops, seed, batch_size, workers, work, key): # -> (rows, n_crops) float64 on every rank
     s, batches = torch.zeros(len(rows), n_crops, dtype=torch.float64), torch.arange(len(rows)).split(max(1, batch_size//n_crops))
     lo, hi = (len(batches)*r//world_size() for r in (rank(), rank() + 1)); todo = [*range(lo, hi)]
@@ -147,7 +148,7 @@ def _scores(split, rows, teacher, cell, n_crops, seed, batch_size, workers, work
             start, saved = j + 1, time.monotonic()
     bar.close(); return sum_ranks(s.to(teacher.device if teacher.device.type != 'mps' else 'cpu')).cpu()
 
-# %% ../nbs/09_rded.ipynb #e6788c3d
+# %% ../nbs/09_rded.ipynb #6ef6950b
 def _fetch(split, winners, teacher, cell, need, n_crops, seed, workers): # (k, 4) of row, crop, class, rank in the class -> uint8 (C, need, 3, cell, cell)
     out = torch.zeros(split.n_classes, need, 3, cell, cell, dtype=torch.uint8)
     rows, back = winners[:, 0].unique_consecutive(return_inverse=True); mine = torch.arange(len(rows)).tensor_split(world_size())[rank()]; at = 0
@@ -159,7 +160,7 @@ def _fetch(split, winners, teacher, cell, need, n_crops, seed, workers): # (k, 4
 def _in_order(teacher, source): # the teacher with its columns in the source's order
     return teacher if match_classes(teacher, source)[0] == list(range(teacher.n_classes)) else teacher.aligned(source)
 
-# %% ../nbs/09_rded.ipynb #6ef6950b
+# %% ../nbs/09_rded.ipynb #2b0abf88
 def rded(source, # `Source`: RDED picks from its training images
          teacher, # frozen `Teacher`; its classes are matched with the source's
          ipc:int, # images per class
@@ -191,7 +192,7 @@ def rded(source, # `Source`: RDED picks from its training images
     ds = DistilledSet(images.flatten(0, 1), torch.arange(C).repeat(ipc), split.classes, source.ids, teacher.mean, teacher.std, factor, config)
     return (ds, scores) if return_scores else ds
 
-# %% ../nbs/09_rded.ipynb #f27ced31
+# %% ../nbs/09_rded.ipynb #8ffc7505
 def _frame(source, teacher, size): # (side, mean, std) of a set that no teacher has to judge
     size = size or (teacher or source).size
     return (size, teacher.mean, teacher.std) if teacher else (size, *channel_stats(source.train, size))
@@ -214,7 +215,7 @@ def random_set(source, # `Source`: its training images
     config = dict(init='random', ipc=ipc, factor=factor, seed=seed, source=source.name)
     return DistilledSet(_fill(stitch(cells, factor), size), torch.arange(C).repeat(ipc), split.classes, source.ids, mean, std, factor, config)
 
-# %% ../nbs/09_rded.ipynb #4af2afc4
+# %% ../nbs/09_rded.ipynb #ae04b5c9
 def noise_set(source, # `Source`: its classes
               ipc:int, # images per class
               factor:int=1, # only recorded: cells that the synthesis will tell apart
