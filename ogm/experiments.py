@@ -254,7 +254,7 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
               ):
     "SGD against Muon (Section 9): one file for each recipe and learning rate."
     with distributed(device) as dev:
-        src = open_source(data, size=size)
+        src = open_source(data, size=size, val_fraction=0 if val else .2)                                     # with judges from elsewhere, nothing is held out
         if val: other = open_source(val, size=size).val; same_order(src.train, other); src = dataclasses.replace(src, val=other)
         names = [r for r in recipes.split(';') if r]
         if lrs: names = [f'{n}{"," if ":" in n else ":"}lr={lr}' for n in names for lr in lrs.split(',')]
