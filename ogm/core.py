@@ -17,9 +17,12 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 # %% ../nbs/00_core.ipynb #5abe9e2d
-class OgmError(ValueError): "A mistake in the input, told in one line that names the culprit and the cure."
+class OgmError(ValueError):
+    "A mistake in the input, told in one line that names the culprit and the cure."
+    def __init__(self, text=''): # what and where, which value, what to do
+        super().__init__(re.sub(r'\s*[\r\n\u2028\u2029]\s*', ' ', str(text).strip()))
 
-# %% ../nbs/00_core.ipynb #7732c171
+# %% ../nbs/00_core.ipynb #2382f057
 def address_seed(seed:int, # the run's seed
                  *names, # what the numbers are for: strings or integers
                 )->int: # 63-bit seed, the same on every machine and Python
@@ -34,7 +37,7 @@ def rng(seed:int, # the run's seed
     "A `torch.Generator` for one purpose, independent of all others."
     return torch.Generator(device).manual_seed(address_seed(seed, *names))
 
-# %% ../nbs/00_core.ipynb #afdd7140
+# %% ../nbs/00_core.ipynb #e9a41bc6
 @contextlib.contextmanager
 def seeded(seed:int, # the run's seed
            *names): # what the numbers are for
@@ -45,7 +48,7 @@ def seeded(seed:int, # the run's seed
         try: yield
         finally: np.random.set_state(np_state); random.setstate(py_state)
 
-# %% ../nbs/00_core.ipynb #505211f9
+# %% ../nbs/00_core.ipynb #6b559017
 def pick_device(device:str|torch.device|None=None, # e.g. 'cpu', 'cuda:1'; None picks for you
                )->torch.device: # the device
     "`device` if given, else this rank's GPU, else Apple's, else the CPU. Raises `OgmError` if it is not there."
@@ -56,7 +59,7 @@ def pick_device(device:str|torch.device|None=None, # e.g. 'cpu', 'cuda:1'; None 
     except (RuntimeError, AssertionError) as e: raise OgmError(f'device {str(device)!r} cannot be used here: give --device cpu') from e
     return torch.device(device)
 
-# %% ../nbs/00_core.ipynb #d4baf956
+# %% ../nbs/00_core.ipynb #86767f71
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -68,7 +71,7 @@ def _discard(path):
     else:
         with contextlib.suppress(OSError): path.unlink()
 
-# %% ../nbs/00_core.ipynb #67e73457
+# %% ../nbs/00_core.ipynb #48e4d7b0
 @contextlib.contextmanager
 def whole(path): # file or directory to create or replace
     "Yields a temporary path; on success it is synced to disk and renamed to `path`, on failure it is removed. Raises `OgmError` when the disk refuses."
@@ -84,7 +87,7 @@ def whole(path): # file or directory to create or replace
     except OSError as e: raise OgmError(f'cannot write {str(path)!r}: {e.strerror or e}; nothing was changed there') from e
     finally: _discard(tmp)
 
-# %% ../nbs/00_core.ipynb #a3bb3a94
+# %% ../nbs/00_core.ipynb #9c5781b7
 def write_json(path, obj): # path and anything JSON can hold
     "Write `obj` to `path`, whole or not at all."
     with whole(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
@@ -95,7 +98,7 @@ def read_json(path): # path of a JSON file
     except FileNotFoundError: raise OgmError(f'{str(path)!r} does not exist') from None
     except (OSError, ValueError, RecursionError) as e: raise OgmError(f'{str(path)!r} is not readable JSON ({e})') from e
 
-# %% ../nbs/00_core.ipynb #3a252c51
+# %% ../nbs/00_core.ipynb #a20fec27
 def save_tensors(path, # file to write
                  tensors:dict, # name -> tensor of any shape and dtype
                  **meta): # anything JSON can hold, kept in the header
@@ -116,7 +119,7 @@ def load_tensors(path, # file to read
             return {k: f.get_tensor(k) for k in f.keys()}, meta
     except (SafetensorError, OSError, ValueError, struct.error, RecursionError) as e: raise OgmError(f'{str(path)!r} is not a readable safetensors file ({e})') from e
 
-# %% ../nbs/00_core.ipynb #d0383b9b
+# %% ../nbs/00_core.ipynb #858867a3
 def debris(path): # run directory
     "Temporary files and directories of `whole` that a killed process left below `path`."
     names = ((d, n) for d, dirs, files in os.walk(path) for n in [*dirs, *files]) # os.walk bears with what vanishes meanwhile
@@ -134,7 +137,7 @@ def run_lock(path): # run directory
         yield path
     finally: lock.release()
 
-# %% ../nbs/00_core.ipynb #72209f56
+# %% ../nbs/00_core.ipynb #6072955e
 def rank()->int: # 0 .. world_size-1
     "This process's number among the processes of the run."
     return dist.get_rank() if dist.is_initialized() else 0
@@ -143,7 +146,7 @@ def world_size()->int: # at least 1
     "How many processes share the run."
     return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../nbs/00_core.ipynb #5bc819a3
+# %% ../nbs/00_core.ipynb #b3b8a46b
 def sum_ranks(t:torch.Tensor, # any shape; overwritten with the sum
              )->torch.Tensor: # the same tensor
     "Sum `t` over all ranks, in place. Every rank must call it with the same shape."
@@ -158,7 +161,7 @@ def gather_ranks(t:torch.Tensor, # (n, ...), the same shape on every rank
     dist.all_gather(out, t.contiguous())
     return torch.cat(out)
 
-# %% ../nbs/00_core.ipynb #6072955e
+# %% ../nbs/00_core.ipynb #984c8698
 def barrier():
     "Wait until every rank has come here."
     if world_size() > 1: dist.barrier()
@@ -173,7 +176,7 @@ def distributed(device=None): # as for `pick_device`
     finally:
         if join: dist.destroy_process_group()
 
-# %% ../nbs/00_core.ipynb #984c8698
+# %% ../nbs/00_core.ipynb #963e063f
 def any_rank(flag:bool, # this rank's answer
             )->bool: # the same on every rank
     "Whether `flag` holds on any rank, so that all take the same turn."
@@ -181,7 +184,7 @@ def any_rank(flag:bool, # this rank's answer
     t = torch.tensor(float(bool(flag)), device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
     return sum_ranks(t).item() > 0
 
-# %% ../nbs/00_core.ipynb #b726fb4f
+# %% ../nbs/00_core.ipynb #281ea02a
 CHECKPOINT_SECONDS = float(os.environ.get('OGM_CHECKPOINT_SECONDS', 20)) # between the checkpoints of what is not counted in steps
 
 class Stopped(KeyboardInterrupt): "A run ended early on request; its checkpoint is on disk."
@@ -200,7 +203,7 @@ def stop_signals():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../nbs/00_core.ipynb #d2ffcca4
+# %% ../nbs/00_core.ipynb #5d040ff2
 def progress(it=None, # any iterable, or None for a bar that is moved by hand
              desc='', # what is going on
              **kw): # further arguments of `tqdm`
@@ -208,7 +211,7 @@ def progress(it=None, # any iterable, or None for a bar that is moved by hand
     watched = sys.stderr is not None and sys.stderr.isatty() or 'ipykernel' in sys.modules
     return tqdm(it, desc=desc, dynamic_ncols=True, leave=False, disable=rank() > 0 or not watched, **kw)
 
-# %% ../nbs/00_core.ipynb #0882a2f0
+# %% ../nbs/00_core.ipynb #90f99fa6
 def _version(pkg):
     try: return version(pkg)
     except PackageNotFoundError: return None

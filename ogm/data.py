@@ -148,7 +148,7 @@ class Split:
                  rows=None): # row of the store for each image, default 0 .. n-1
         self.labels = torch.as_tensor(labels, dtype=torch.long); n = len(self.labels)
         self.classes, self.ids = [_legible(c) for c in classes], None if ids is None else [_legible(i) for i in ids]
-        self.images, self.store, self.rows, self._cache = images, store, torch.arange(n) if rows is None else rows, {}
+        self.images, self.store, self.rows, self._cache, self._sorted = images, store, torch.arange(n) if rows is None else rows, {}, (None,)*3
 
     n_classes = property(lambda self: len(self.classes), doc="Number of classes.")
     lazy = property(lambda self: self.images is None, doc="Are images decoded on demand?")
@@ -181,25 +181,30 @@ class Split:
         if len(images) != len(labels): raise OgmError(f'{len(images)} images, but {len(labels)} labels')
         _in_range(labels, len(classes), 'labels'); return cls(labels, classes, ids, images)
 
-    def indices(self, c:int, # class
-               )->torch.Tensor: # (k,) rows of that class
-        "The rows of class `c`, in order."
-        return (self.labels == c).nonzero()[:, 0]
-
-    def subset(self, indices, # rows, in the wanted order; may repeat
-              )->'Split': # those rows
-        "The same classes, fewer or reordered images."
-        idx = torch.as_tensor(indices, dtype=torch.long)
-        out = Split(self.labels[idx], self.classes, self.ids, None if self.lazy else self.images[idx], self.store, self.rows[idx])
-        out._cache = {s: t[idx] for s, t in self._cache.items()}; return out
-
 # %% ../nbs/01_data.ipynb #5c2cecd1
+@patch
+def indices(self:Split, c:int, # class
+           )->torch.Tensor: # (k,) rows of that class
+    "The rows of class `c`, in order."
+    if self._sorted[0] is not self.labels: # once: a thousand classes shall not look through a million labels each
+        self._sorted = self.labels, self.labels.argsort(stable=True), [0, *torch.bincount(self.labels, minlength=self.n_classes).cumsum(0).tolist()]
+    return self._sorted[1][slice(*self._sorted[2][c:c+2])]
+
+@patch
+def subset(self:Split, indices, # rows, in the wanted order; may repeat
+          )->Split: # those rows
+    "The same classes, fewer or reordered images."
+    idx = torch.as_tensor(indices, dtype=torch.long)
+    out = Split(self.labels[idx], self.classes, self.ids, None if self.lazy else self.images[idx], self.store, self.rows[idx])
+    out._cache = {s: t[idx] for s, t in self._cache.items()}; return out
+
+# %% ../nbs/01_data.ipynb #2a3dd545
 def _in_range(labels, n, where):
     "Raise unless all labels lie in 0 .. n-1."
     bad = ((labels < 0) | (labels >= n)).nonzero()
     if len(bad): raise OgmError(f'{where}: label {int(labels[bad[0]])} in row {int(bad[0])} is out of range, for {n} classes are known (0 to {n-1})')
 
-# %% ../nbs/01_data.ipynb #2a3dd545
+# %% ../nbs/01_data.ipynb #0dec0ebd
 @patch
 def tensor(self:Split, size:int, # side, px
           )->torch.Tensor: # uint8 (n, 3, size, size)
@@ -220,7 +225,7 @@ def _decoded(self:Split, size, batches, n, workers=None):
         if bad := next(filter(None, told), None): raise OgmError(bad)
         yield batch
 
-# %% ../nbs/01_data.ipynb #0dec0ebd
+# %% ../nbs/01_data.ipynb #86c53e03
 @patch
 def batches(self:Split, size:int, # side, px
             batch_size:int, # images a batch; the last may have fewer
@@ -235,7 +240,7 @@ def batches(self:Split, size:int, # side, px
     x = self.tensor(size) if self.lazy or size in self._cache else self.images
     for r in parts: yield fit_square(x[r], size), self.labels[r]
 
-# %% ../nbs/01_data.ipynb #86c53e03
+# %% ../nbs/01_data.ipynb #6fb44f28
 @patch
 def sample(self:Split, ipc:int, # images per class
            seed:int=0, # the run's seed
@@ -247,7 +252,7 @@ def sample(self:Split, ipc:int, # images per class
     pick = [r[torch.randperm(len(r), generator=rng(seed, 'sample', c))[:ipc]] for c, r in enumerate(rows)]
     return self.subset(torch.stack(pick, 1).flatten())
 
-# %% ../nbs/01_data.ipynb #c9a66a71
+# %% ../nbs/01_data.ipynb #7f9c3341
 @dataclass(repr=False)
 class Source:
     "Train and validation images of the same classes."
@@ -284,7 +289,7 @@ def _suggest(split):
     if len(set(shapes)) == 1 and shapes[0] == (side, side) and side <= 64: return side
     return max((s for s in (32, 64, 128, 224) if s <= side), default=side)
 
-# %% ../nbs/01_data.ipynb #5c3750f4
+# %% ../nbs/01_data.ipynb #b16f89a9
 def _native(split, shape):
     "(uint8 (n, 3, *shape), complaint or None for each image), or None as soon as an image has another shape."
     out, told = torch.empty(len(split), 3, *shape, dtype=torch.uint8), [None]*len(split)
@@ -296,7 +301,7 @@ def _native(split, shape):
         out[i] = x
     return out, told
 
-# %% ../nbs/01_data.ipynb #b16f89a9
+# %% ../nbs/01_data.ipynb #09b738a1
 def _fitted(split, size):
     "(uint8 (n, 3, size, size), complaint or None for each image), by worker processes."
     out, told = torch.empty(len(split), 3, size, size, dtype=torch.uint8), []
@@ -316,7 +321,7 @@ def _read_all(split, size):
     bad = [t for t in told if t]
     return split.subset([i for i, t in enumerate(told) if t is None]) if bad else split, bad
 
-# %% ../nbs/01_data.ipynb #09b738a1
+# %% ../nbs/01_data.ipynb #0fd317c7
 def stratified(split:Split, # everything there is
                fraction:float, # part of each class to hold out, 0 to 1 (exclusive)
                seed:int=0, # the run's seed
@@ -329,7 +334,7 @@ def stratified(split:Split, # everything there is
         held[rows[torch.randperm(n, generator=rng(seed, 'split', name))[:min(n-1, max(1, round(n*fraction)))]]] = True
     return split.subset((~held).nonzero()[:, 0]), split.subset(held.nonzero()[:, 0])
 
-# %% ../nbs/01_data.ipynb #f172e958
+# %% ../nbs/01_data.ipynb #629ebbdc
 def _finish(name, train, val, size, fraction, seed, strict):
     "Checked `Source` from raw splits (`val` may be None)."
     size = size or _suggest(train)
@@ -345,13 +350,13 @@ def _finish(name, train, val, size, fraction, seed, strict):
     if val is None: train, val = stratified(train, fraction, seed)
     return Source(name, train, val, size)
 
-# %% ../nbs/01_data.ipynb #629ebbdc
+# %% ../nbs/01_data.ipynb #91bf3bc0
 def _digits():
     from sklearn.datasets import load_digits
     d = load_digits(); x = torch.from_numpy(d.images*255/16).round().to(torch.uint8)
     return Split.from_tensor(x[:, None].expand(-1, 3, -1, -1).contiguous(), d.target, [str(n) for n in d.target_names]), None
 
-# %% ../nbs/01_data.ipynb #91bf3bc0
+# %% ../nbs/01_data.ipynb #e58abd28
 def _cifar(name, root):
     from torchvision import datasets
     root = Path(root or os.environ.get('OGM_DATA') or Path.home()/'.cache'/'ogm'); make = getattr(datasets, name.upper())
@@ -363,7 +368,7 @@ def _cifar(name, root):
     except Exception as e:
         raise OgmError(f"{name!r} is neither in {str(root)!r} nor downloadable ({_why(e)}): put it there, or set OGM_DATA") from e
 
-# %% ../nbs/01_data.ipynb #e58abd28
+# %% ../nbs/01_data.ipynb #b56c1b2a
 SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif'.split())
 VAL_NAMES = ('val', 'valid', 'validation', 'dev', 'test')  # in order of preference
 _WNID = re.compile(r'(n\d{8})(?:[_\- ](.+))?')
@@ -379,7 +384,7 @@ def _names(names):
     ids, classes = zip(*map(wordnet, names)); known = None not in ids and len(set(ids)) == len(ids)
     return (list(classes), list(ids)) if known else (list(names), None)
 
-# %% ../nbs/01_data.ipynb #c0f0f1ca
+# %% ../nbs/01_data.ipynb #7b2b3981
 def _dirs(path): return sorted((p for p in path.iterdir() if p.is_dir() and p.name[0] != '.' and p.name != '__MACOSX'), key=lambda p: p.name)
 
 def _images(path):
@@ -403,7 +408,7 @@ def _class_split(path, root, like=None, names=None):
     labels = [at[key(n)] for n, fs in files.items() for _ in fs]
     return Split(labels, *(names or _names(folders)), store=_Files([f for fs in files.values() for f in fs], root))
 
-# %% ../nbs/01_data.ipynb #7b2b3981
+# %% ../nbs/01_data.ipynb #ec7c3177
 def _folder(path):
     "(train, val or None) of a directory of class folders."
     sub = {d.name.lower(): d for d in _dirs(path)}
@@ -430,7 +435,7 @@ def _run(path):
     if not (isinstance(classes, list) and len(classes) == len(dirs)): classes, ids = _names(plain) if dirs else ([], None)
     return _class_split(path/'images', path, names=(classes, ids if isinstance(ids, list) and len(ids) == len(dirs) else None))
 
-# %% ../nbs/01_data.ipynb #ec7c3177
+# %% ../nbs/01_data.ipynb #dca78739
 IMAGE_COLUMNS = ('image', 'img', 'images', 'picture')
 LABEL_COLUMNS = ('label', 'class_id', 'fine_label', 'labels', 'class', 'target')
 
@@ -446,10 +451,11 @@ def _holds_image(f):
 
 def _holds_label(f): return hasattr(f, 'names') or bool(re.fullmatch(r'u?int\d+|(large_)?string', str(getattr(f, 'dtype', ''))))
 
+# %% ../nbs/01_data.ipynb #ace28c78
 def _two_columns(features, where): # (image, label)
     return _column(features, IMAGE_COLUMNS, 'image', _holds_image, where), _column(features, LABEL_COLUMNS, 'label', _holds_label, where)
 
-# %% ../nbs/01_data.ipynb #dca78739
+# %% ../nbs/01_data.ipynb #8a3f6247
 def _arrow(ds, column): return ds.select_columns([column]).with_format('arrow')[:].column(0)
 
 def _no_null(col, what, where, parts=('bytes', 'path'), first=0):
@@ -463,7 +469,7 @@ def _no_null(col, what, where, parts=('bytes', 'path'), first=0):
     if n := pc.sum(null).as_py():
         raise OgmError(f'{where}: {n} row{"s" if n > 1 else ""} without {what}, first row {first + pc.index(null, True).as_py()}: fill or drop them')
 
-# %% ../nbs/01_data.ipynb #ace28c78
+# %% ../nbs/01_data.ipynb #5952f11a
 def _as_numbers(col, names, like, where):
     "(long labels, names of the classes) of a column of integers or texts; `like` are the names of the training part."
     import pyarrow as pa, pyarrow.compute as pc
@@ -488,7 +494,7 @@ def _labels(col, feature, like, where):
     except (pa.ArrowException, TypeError, UnicodeDecodeError) as e: raise OgmError(f'{where}: its labels are no integers and no texts ({_why(e)}): mend that column') from e
     _in_range(labels, len(names), where); return labels, names
 
-# %% ../nbs/01_data.ipynb #8a3f6247
+# %% ../nbs/01_data.ipynb #8598ef7b
 def _table(ds, where, like=None):
     "(lazy `Split` of a `datasets.Dataset`, names of its classes); `like` are the names of the training part."
     import datasets
@@ -498,7 +504,7 @@ def _table(ds, where, like=None):
     _no_null(_arrow(ds, img), 'an image', where)
     return Split(labels, *_names(names), store=_Rows(ds.select_columns([img]), where, True)), names
 
-# %% ../nbs/01_data.ipynb #5952f11a
+# %% ../nbs/01_data.ipynb #da11f9bf
 def _reader(file): # of a path, or of an address that fsspec knows
     import pyarrow.parquet as pq
     if '://' not in str(file): return pq.ParquetFile(file)
@@ -520,7 +526,7 @@ class _Parquet:
         return v if isinstance(v, bytes) else b''
     def name(self, i): file, _, first = self.blocks[bisect_right(self.starts, i) - 1]; return f'{_legible(Path(file).name)} row {i - first}'
 
-# %% ../nbs/01_data.ipynb #8598ef7b
+# %% ../nbs/01_data.ipynb #4e6d1cf0
 @patch
 def block(self:_Parquet, b): # -> the image column of row group b
     if b not in self.kept:
@@ -542,7 +548,7 @@ def _load(self:_Parquet, b):
 def block_of(self:_Parquet, rows): # -> number of the row group of each row
     return torch.bucketize(rows, torch.tensor(self.starts[1:-1]), right=True)
 
-# %% ../nbs/01_data.ipynb #da11f9bf
+# %% ../nbs/01_data.ipynb #9b9ab293
 @patch(as_prop=True)
 def windowed(self:Split): # are there more row groups than are kept?
     "Is random access to this split so dear that order matters?"
@@ -566,7 +572,7 @@ def spread(self:Split, n:int, # rows at most
     if not self.windowed or n == N: return torch.linspace(0, N-1, n, dtype=torch.float64).round().long()
     each = max(1, n//runs); return (torch.linspace(0, N-each, min(runs, n), dtype=torch.float64).long()[:, None] + torch.arange(each)).flatten().unique()
 
-# %% ../nbs/01_data.ipynb #4e6d1cf0
+# %% ../nbs/01_data.ipynb #2a0403f3
 def _agree(schema, img, lab): # can these columns hold images and labels?
     import pyarrow.types as t
     i, l = schema.field(img).type, schema.field(lab).type
@@ -594,6 +600,7 @@ def _scanned(files, where): # -> (store, label column as Arrow, its feature)
         except Exception as e: raise OgmError(f"{str(f)!r} is not a readable parquet file ({_why(e)}): fetch it again") from e
     return store, pa.chunked_array(cols, r.schema_arrow.field(lab).type if not cols else None), feature
 
+# %% ../nbs/01_data.ipynb #02de770d
 def _parquet(files, where, like=None):
     "(lazy `Split` of parquet files, names of its classes)."
     where = _legible(where); store, col, feature = _scanned(files, where)
@@ -602,7 +609,7 @@ def _parquet(files, where, like=None):
     if store.largest > 4*max(MEMORY, 2**30): raise OgmError(f'{where} has a row group of {store.largest/2**30:.0f} GB, to be read as a whole: write it again with row_group_size=1000')
     return Split(labels, *_names(names), store=store), names
 
-# %% ../nbs/01_data.ipynb #9b9ab293
+# %% ../nbs/01_data.ipynb #2424c022
 def _parts(names):
     "Sort names into ('train' -> list, 'val' -> list) by the words in them; the unmarked ones train."
     words = {n: set(re.findall('[a-z]+', n.lower())) for n in names}
@@ -621,7 +628,7 @@ def _tables(path):
     root = path.parent if path.is_file() else path; names = [p.relative_to(root).as_posix() for p in files]
     return _pair((names, []) if path.is_file() else _parts(names), root, path.name)
 
-# %% ../nbs/01_data.ipynb #3429dedc
+# %% ../nbs/01_data.ipynb #697a73d7
 def _dataset(ds, name):
     "(train, val or None) of a `datasets.Dataset` or a dictionary of them."
     if not isinstance(ds, dict): return _table(ds, name)[0], None
@@ -648,7 +655,7 @@ def _hub(x):
         raise OgmError(f"{x!r} could not be loaded ({type(e).__name__}: {_why(e)}): check the name and the network") from e
     return _pair(parts, None, name)
 
-# %% ../nbs/01_data.ipynb #0c89a578
+# %% ../nbs/01_data.ipynb #10b16926
 def _open_path(path):
     "(train, val or None) of whatever lies at `path`."
     if path.is_file():
@@ -661,7 +668,7 @@ def _open_path(path):
         return _dataset(ds, path.name)
     return _tables(path) if any(path.rglob('*.parquet')) and not _images(path) else _folder(path)
 
-# %% ../nbs/01_data.ipynb #cae9aed5
+# %% ../nbs/01_data.ipynb #53fb1b57
 def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', 'hf-stream:…', a folder, a parquet file, a saved dataset, or a `Source`
                 *, size:int|None=None, # side to work at, px; None suggests one
                 val_fraction:float=0.2, # part of each class held out where there is no validation part

@@ -173,6 +173,7 @@ def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true
         logits = teacher(teacher.normalize(x).requires_grad_(matcher == 'true'))
         return measure(matcher, seen, layers, view, F.cross_entropy(logits, y, reduction='sum') if matcher == 'true' else None)
 
+# %% ../nbs/10_gradients.ipynb #a8c91419
 def _sums_file(work, view): return Path(work)/f'sums-{view}-{rank()}of{world_size()}.safetensors'
 
 def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of its images seen); what belongs to another run is not looked at
@@ -180,7 +181,7 @@ def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of it
     total, meta = load_tensors(_sums_file(work, view), device)
     return (total, meta['done']) if meta.get('key') == key else ({}, 0)
 
-# %% ../nbs/10_gradients.ipynb #a8c91419
+# %% ../nbs/10_gradients.ipynb #dc5b809c
 @torch.no_grad()
 def real_target(split, # real images: a `Split`
                 teacher, # frozen `Teacher`
@@ -204,7 +205,7 @@ def real_target(split, # real images: a `Split`
     zero = lambda n: torch.zeros(matrix_shape(layers[n], view, matcher), dtype=torch.float64, device=device)
     return {n: (sum_ranks(total[n] if n in total else zero(n))/len(split)).float() for n in layers}
 
-# %% ../nbs/10_gradients.ipynb #9a6eb97a
+# %% ../nbs/10_gradients.ipynb #b266a050
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

@@ -93,6 +93,7 @@ def _wide_pull(X, B, eps, Z, E, r, inv):
     H = _mm(_mm(E.mT, _sym(_mm(B, X.mT))), E); K = _kernel(H, eps, r, inv)
     return _mm(Z, B).add_(_mm(_mm(_mm(E, K), E.mT), X))
 
+# %% ../nbs/04_polar.ipynb #66bc87de
 def _rotated(X, eps, work, method):
     "As `_wide`, in the eigenbasis."
     E, r, inv, W = _eigen(X, eps, work, method); W = _mm(E.mT, X.to(work)) if W is None else W
@@ -102,7 +103,7 @@ def _rotated_pull(X, B, eps, W, E, r, inv):
     B = _mm(E.mT, B); K = _kernel(_sym(_mm(B, W.mT)), eps, r, inv)
     return _mm(E, (inv[..., None]*B).add_(_mm(K, W)))
 
-# %% ../nbs/04_polar.ipynb #66bc87de
+# %% ../nbs/04_polar.ipynb #a39a8ffb
 def _trace(A): return A.diagonal(0, -2, -1).sum(-1)[..., None, None]
 def _steps(eps): return math.ceil(math.log(1/eps)/math.log(1.5)) + 6
 
@@ -117,7 +118,7 @@ def _newton(X, eps, work, method):
     Z = torch.where(lam > 0, Z/c.sqrt(), 0)
     return Z.to(work) @ X.to(work), (Pi, Y*c.sqrt(), Z)
 
-# %% ../nbs/04_polar.ipynb #a39a8ffb
+# %% ../nbs/04_polar.ipynb #27661919
 def _newton_pull(X, B, eps, Pi, Y, Z):
     "As `_wide_pull`, by products alone."
     norm = torch.linalg.matrix_norm(Y, keepdim=True).clamp(min=1e-300)
@@ -127,7 +128,7 @@ def _newton_pull(X, B, eps, Pi, Y, Z):
         a, q = 1.5*a - .5*a @ aa, 1.5*q - .5*(aaq + aaq.mT - aq @ a)
     return Z.to(B.dtype) @ B + (q + eps**2*_trace(q)*Pi).to(B.dtype) @ X
 
-# %% ../nbs/04_polar.ipynb #27661919
+# %% ../nbs/04_polar.ipynb #eab8e035
 _WAYS = dict(newton=(_newton, _newton_pull), wide=(_wide, _wide_pull), rotated=(_rotated, _rotated_pull))
 
 class _Polar(torch.autograd.Function):
@@ -152,7 +153,7 @@ class _Polar(torch.autograd.Function):
             Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work), ctx.eps, *saved)
             return (Gbar/c).to(Qbar.dtype), None, None
 
-# %% ../nbs/04_polar.ipynb #eab8e035
+# %% ../nbs/04_polar.ipynb #351ebe51
 def _method(G, eps, method):
     if eps < 0 or method not in (None, 'gram', 'svd', 'newton'):
         raise OgmError(f"polar takes eps >= 0 and method 'gram', 'svd' or 'newton', got {eps} and {method!r}")
@@ -174,7 +175,7 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
     try: return _Polar.apply(G, eps, method)
     except torch.linalg.LinAlgError as e: raise OgmError('polar met NaN or infinity in a matrix: lower the learning rate or check the input') from e
 
-# %% ../nbs/04_polar.ipynb #d5f679d3
+# %% ../nbs/04_polar.ipynb #4ab16a81
 def _alone(G): return G.device.type == 'cpu' and G.numel() > 2**15 # a copy into a stack would cost more than the call
 
 def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition as polar factors do
@@ -195,7 +196,7 @@ def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. 
     "`polar` of many matrices, batched by shape. Raises `OgmError` as `polar` does."
     return by_shape(lambda G: polar(G, eps, method), Gs)
 
-# %% ../nbs/04_polar.ipynb #b721d08f
+# %% ../nbs/04_polar.ipynb #595a8e90
 _ABC = 3.4445, -4.7750, 2.0315 # Muon's coefficients
 
 def _polynomial(X, steps):
