@@ -123,7 +123,7 @@ def run_row(name:str, # see `find_row`
     "One row of a table: images, their cost, and a score for each labels x recipe."
     device, row, arch = pick_device(device), find_row(name), arch or teacher.arch
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
-    if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', [])}: return old
+    if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
     ds, cost = make_images(source, teacher, row, ipc, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
     if rank() == 0: ds.save(images/'set', overwrite=True)
@@ -222,6 +222,7 @@ def run_table(data:str='digits', # as for `ogm distill`
               epochs:int=None, # of a student; None: the recipe's
               seeds:int=3, # students for each entry
               labels:str='hard,soft', # which labels
+              recipes:str=','.join(RECIPES_), # which recipes
               eval_every:int=100, # epochs between looks at the validation images; the last epoch always
               seed:int=0, # of teacher, start and synthesis
               holdout:float=0., # score on this share of the training images, cut off before anything else; 0: on the validation images
@@ -234,7 +235,7 @@ def run_table(data:str='digits', # as for `ogm distill`
     for n in map(int, ipc.split(',')):
         for name in [r for r in (rows.split(';') if ';' in rows or ':' in rows else rows.split(',')) if r]:
             for student in students.split(',') if students else [t.arch]:
-                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
+                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(recipes.split(',')), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #325a97e7
