@@ -137,8 +137,10 @@ def _clock(f, device, n=1): # seconds of one call, after one that warms up
     wait(); return (time.perf_counter() - began)/n
 
 def _peak_bytes(device): # of this process so far
-    import resource, torch
+    import torch
     if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device)
+    try: import resource
+    except ImportError: return 0 # Windows does not tell
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
 def _sizes(n, side, batch, t, target): # bytes on disk when all is done, at most
@@ -160,8 +162,8 @@ def plan_road(source, # `Source`
     "What `run_distill` would do, and an estimate of what it costs."
     import torch; from ogm.core import world_size
     from ogm.distilled import DistilledSet; from ogm.gradients import conv_layers, real_target; from ogm.models import Teacher, load_teacher
-    from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis; from ogm.training import _auto_epochs, build_seeded, get_recipe, train
-    split, C, W, rows = source.train, source.n_classes, world_size(), {}; n, size, r = len(split), source.size, get_recipe('teacher')
+    from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis; from ogm.training import _auto_epochs, build_seeded, for_few, get_recipe, train
+    split, C, W, rows = source.train, source.n_classes, world_size(), {}; n, size = len(split), source.size; r = for_few(get_recipe('teacher'), n)
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
     if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); rows['teacher'] = f'{t.arch} is given', 0, 0.
     else:
@@ -189,7 +191,7 @@ def plan_text(p:dict, # from `plan_road`
     lines = [f'{name:10} {span(s):>16}  {count:>9,} steps  {what}' for name, (what, count, s) in p['rows'].items()]
     disk = ', '.join(f'{k} {size(b)}' for k, b in p['disk'].items())
     return '\n'.join([f'plan: nothing is written; times are estimates from a few steps on {p["device"]}, {p["world_size"]} process(es)', *lines, f'{"together":10} {span(sum(s for *_, s in p["rows"].values())):>16}  estimated',
-                      f'{"memory":10} {size(p["memory"]):>16}  a process, estimated', f'{"disk":10} {size(sum(p["disk"].values())):>16}  at most: {disk}'])
+                      f'{"memory":10} {size(p["memory"]) if p["memory"] else "unknown":>16}  a process, estimated', f'{"disk":10} {size(sum(p["disk"].values())):>16}  at most: {disk}'])
 
 # %% ../nbs/14_cli.ipynb #eea62487
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'

@@ -171,7 +171,7 @@ Synthesis.step, Synthesis.where, Synthesis.diagnose, Synthesis.advance = _step, 
 # %% ../nbs/12_synthesis.ipynb #567fb22a
 def _fingerprint(self):
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) != ('matcher', 'pseudo')} # younger than the first checkpoints: counts when used
-    h = hashlib.sha256(json.dumps([s, self.size]).encode())
+    h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
     return h.hexdigest() + self.teacher.sha256()[:16]
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CHECK_STEPS', 'Recipe', 'get_recipe', 'lr_factor', 'make_optimizer', 'draw', 'augment', 'mix', 'hard_loss',
-           'soft_loss', 'channel_stats', 'epoch_batches', 'accuracy', 'History', 'build_seeded', 'train', 'fit_teacher']
+           'soft_loss', 'channel_stats', 'epoch_batches', 'accuracy', 'History', 'build_seeded', 'train', 'for_few',
+           'fit_teacher']
 
 # %% ../nbs/07_training.ipynb #23083be9
 import copy, dataclasses, hashlib, math, time, warnings
@@ -289,7 +290,7 @@ CHECK_STEPS = 256 # steps between looks at the losses
 def _ruined(net): return next((f' in layer {n!r}' for n, p in net.named_parameters() if not p.isfinite().all()), '') # the first layer whose weights are no numbers
 
 def _finite(job, sums, batches, epoch): # this rank's sums so far -> (steps,) mean loss of each batch, over all ranks
-    losses = sum_ranks(torch.stack(sums)).cpu()/torch.tensor([len(b) for b in batches[:len(sums)]])
+    losses = sum_ranks(sums.clone()).cpu()/torch.tensor([len(b) for b in batches[:len(sums)]])
     if len(bad := (~losses.isfinite()).nonzero()):
         raise OgmError(f'the loss is not finite in epoch {epoch + 1}, step {bad[0].item() + 1}{_ruined(job.net)}: lower lr, which is {job.recipe.lr}; the last checkpoint is intact')
     return losses
@@ -302,19 +303,20 @@ def _ahead(job, epoch, batches, begun): # yields the plan, each entry with its i
 
 # %% ../nbs/07_training.ipynb #8fd770cf
 def _epoch(job, net, opt, epoch, epochs, limit=None, begun=(), pause=None): # -> (steps,) mean loss of each batch, over all ranks
-    net.train(); sums = [*begun]; batches = job.feed.batches(job.recipe.batch_size, rng(job.seed, 'order', epoch))[:limit]
-    check = lambda: _finite(job, sums, batches, epoch)
-    for k, b, d, mine, images in _ahead(job, epoch, batches, len(sums)):
+    net.train(); batches = job.feed.batches(job.recipe.batch_size, rng(job.seed, 'order', epoch))[:limit]
+    sums, k = torch.zeros(len(batches), device=job.device), len(begun) - 1; sums[:len(begun)] = torch.stack([*begun]) if len(begun) else 0 # one place for all: small leftovers of each step would split the heap
+    check = lambda: _finite(job, sums[:k+1], batches, epoch)
+    for k, b, d, mine, images in _ahead(job, epoch, batches, len(begun)):
         torch.manual_seed(address_seed(job.seed, 'step', epoch, k, rank()))
         for g in opt.param_groups: g['lr'] = job.recipe.lr*lr_factor(job.recipe, (epoch + job.recipe.smooth*k/len(batches))/epochs)
         loss = _loss(job, net, images, b, d, mine).sum()
-        opt.zero_grad(set_to_none=True); (loss*(world_size()/len(b))).backward(); sums.append(loss.detach())
+        opt.zero_grad(set_to_none=True); (loss*(world_size()/len(b))).backward(); sums[k] = loss.detach()
         try: opt.step()
         except (OgmError, torch.linalg.LinAlgError):    # no orthogonal factor of a matrix of NaNs: the loss tells
             if loss.isfinite(): raise
             break
         if (k + 1) % CHECK_STEPS == 0: check()
-        if pause and k + 1 < len(batches): pause(sums, check)
+        if pause and k + 1 < len(batches): pause(sums[:k+1], check)
     return check()
 
 # %% ../nbs/07_training.ipynb #98182e4e
@@ -359,7 +361,7 @@ def _key(job, epochs, labels): # what a checkpoint belongs to
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 def _save(path, job, opt, history, key, sums=()):
-    begun = gather_ranks(torch.stack([*sums])[None]).cpu() if len(sums) else torch.zeros(world_size(), 0)
+    begun = gather_ranks(sums[None]).cpu().clone() if len(sums) else torch.zeros(world_size(), 0)
     if rank() > 0: return
     with whole(path) as tmp, open(tmp, 'wb') as f: # a file without a name, for torch writes the name into it
         try: torch.save(dict(key=key, net=job.net.state_dict(), opt=opt.state_dict(), history=vars(history), begun=begun), f)
@@ -484,6 +486,15 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     return h
 
 # %% ../nbs/07_training.ipynb #a7aaf874
+def for_few(recipe:Recipe, # for sets of usual size
+            n:int, # images of this one
+            given=(), # names of what somebody has set, and is left alone
+           )->Recipe: # with a batch of at most an eighth of the set (and at least 16), and a rate in proportion
+    "A recipe for `n` images, which may be few."
+    batch = min(recipe.batch_size, max(16, n//8))
+    if batch == recipe.batch_size or {'batch_size', 'lr'} & {*given}: return recipe
+    return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr*batch/recipe.batch_size)
+
 def _auto_epochs(n, batch_size): return min(100, max(20, math.ceil(600*batch_size/n)))
 
 def _report(arch, verbose): # early news: a hopeless teacher shows after the first epochs
@@ -492,9 +503,12 @@ def _report(arch, verbose): # early news: a hopeless teacher shows after the fir
         print(f'teacher {arch}: epoch {epoch}, loss {h.loss[-1]:.3f}, accuracy {h.last:.1%}', flush=True)
     return told
 
-def _warn_near_chance(acc, n_classes, n):
-    chance = 1/n_classes; floor = min(1, chance + 3*(chance*(1 - chance)/n)**0.5)
-    if acc < floor: warnings.warn(f'the teacher reaches {acc:.1%}, chance is {chance:.1%}: give it more epochs or images, or check the labels', stacklevel=3)
+def _warn_near_chance(h, n_classes, n): # on the images it did not see, or on those it did
+    chance = 1/n_classes; floor = min(1, chance + 3*(chance*(1 - chance)/n)**0.5) if n else 0
+    if rank() == 0 and h.last is not None and h.last < floor:
+        warnings.warn(f'the teacher reaches {h.last:.1%} of {n} images, chance is {chance:.1%}: give it more epochs or images, or check the labels', stacklevel=3)
+    elif rank() == 0 and h.loss[-1] > 0.9*math.log(n_classes):
+        warnings.warn(f'the teacher has learnt next to nothing of its own images, its loss is {h.loss[-1]:.2f} and guessing costs {math.log(n_classes):.2f}: give it more epochs, or a smaller lr', stacklevel=3)
 
 # %% ../nbs/07_training.ipynb #460fb0d2
 def fit_teacher(source, # a `Source`
@@ -511,12 +525,12 @@ def fit_teacher(source, # a `Source`
                 **kw, # further arguments of `train` and fields of the recipe
                )->Teacher: # frozen, with the accuracy after the last epoch
     "Train a teacher on `source.train`, measure it on `source.val`. Raises `OgmError` as `build` and `train` do; warns near chance."
-    size = size or source.size; r = get_recipe(recipe)
+    size = size or source.size; r = for_few(get_recipe(recipe), len(source.train), kw)
     arch = arch or ((f'convnet3-w{width}' if width else 'convnet3') if size <= 64 else 'resnet18')
     mean, std = channel_stats(source.train, size)
     net = build_seeded(arch, len(source.classes), size, seed)
     if epochs is None: epochs = _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
     kw = dict(eval_every=1 if verbose and epochs < 30 else None, on_epoch=_report(arch, verbose), desc=f'teacher {arch}') | kw
-    h = train(net, source.train, r, mean=mean, std=std, size=size, val=source.val, seed=seed, device=device, epochs=epochs, checkpoint=checkpoint, **kw)
-    if h.last is not None: _warn_near_chance(h.last, len(source.classes), len(source.val))
+    h = train(net, source.train, r, mean=mean, std=std, size=size, val=source.val if len(source.val) else None, seed=seed, device=device, epochs=epochs, checkpoint=checkpoint, **kw)
+    _warn_near_chance(h, len(source.classes), len(source.val))
     return Teacher(net, arch, size, mean, std, source.classes, source.ids, h.last)

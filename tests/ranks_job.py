@@ -50,6 +50,9 @@ def compute(work):
     r['double'] = pixels(twice, start, {n: T.double() for n, T in r['target']['kernel'].items()}, 20, 20, Double) # batches of 20 and 10
     col = colours(); t = untrained(col); T, first = real_target(col.train, t), random_set(col, 3, teacher=t)
     r['single'] = pixels(t, first, T, 20, 20)
+    half = Synthesis(t.aligned(col), first, T, Settings(batch=20//world_size(), iters=20), 'cpu'); half.resume(work/f'half{world_size()}')
+    for _ in range(7): half.step()
+    half.save(work/f'half{world_size()}'); r['real target'], r['first'] = T, first.images                    # to be continued on another number of ranks
     r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)

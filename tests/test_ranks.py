@@ -1,13 +1,17 @@
 "Two processes under torchrun compute what one computes: target, selection, synthesis, training, evaluation, and the whole road."
-import os, subprocess, sys
+import dataclasses, os, subprocess, sys
 from pathlib import Path
 
 import pytest, torch
 
-from ogm.core import read_json
+from ogm.core import OgmError, read_json
 from ogm.data import open_source
 from ogm.distilled import DistilledSet
+from ogm.rded import random_set
+from ogm.synthesis import Synthesis, distill
 from ogm.training import fit_teacher
+
+from ranks_job import colours, untrained
 
 HERE = Path(__file__).parent
 ENV = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')} | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(HERE.parent))
@@ -52,6 +56,20 @@ def test_twenty_steps_in_single_precision(results):
     "Adam divides a derivative by its own size, so where it is nothing but rounding a pixel takes steps of its own; on the average pixels agree to 1e-4."
     d = (results[0]['single'] - results[1]['single']).abs()
     assert d.mean() < 1e-4 and d.median() < 1e-5 and d.max() < .1
+
+@pytest.mark.parametrize('batch,fits', [(20, True), (10, False)])
+def test_continued_on_another_number_of_ranks(results, batch, fits):
+    "Begun on two with ten images each, continued on one with twenty; with another batch as a whole it is refused."
+    one, two, work = results; src = colours(); t = untrained(src); start = dataclasses.replace(random_set(src, 3, teacher=t), images=two['first'])
+    kw = dict(target=two['real target'], batch=batch, iters=20, work=work/'half2', device='cpu')
+    if not fits:
+        with pytest.raises(OgmError, match='belongs to other settings'): distill(src, t, start, **kw)
+        return
+    seen, step = [], Synthesis.step; Synthesis.step = lambda self: seen.append(self.t) or step(self)
+    try: ds = distill(src, t, start, **kw)
+    finally: Synthesis.step = step
+    whole = distill(src, t, start, **kw | dict(work=None)); d = (ds.images.int() - whole.images.int()).abs()
+    assert len(seen) == 33 and seen[0] == 7 and d.float().mean() < .1 and (d > 1).float().mean() < .01
 
 def test_the_images_are_nearly_the_same(results):
     "Grey digits leave directions of the first layer to rounding, which the orthogonal factor enlarges: a pixel in a hundred falls to another byte."
