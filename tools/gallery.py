@@ -45,10 +45,12 @@ def numbers(a, b): # of two image sets, pixel by pixel
                 spectrum=dict(rded=spectrum(a), ogm=spectrum(b)))
 
 def picture(a, b, labels, classes, n, cell): # uint8 (3, H, W)
-    "For each class three rows: RDED, OGM, difference."
+    "For each class RDED, OGM and their difference: three rows, or three columns for large images."
     d = b.float() - a.float(); gain = 127/d.abs().flatten()[::7].quantile(.99).clamp(min=1).item(); diff = (128 + gain*d).round().clamp(0, 255).byte()
     rows = [x[labels == c][:n] for c in classes for x in (a, b, diff)]
-    if cell: rows = [torch.cat([torch.nn.functional.avg_pool2d(r.float(), 2).round().byte(), r[..., :r.shape[-1]//2, :r.shape[-1]//2]]) for r in rows] # halved, and one patch as it is
+    if cell: # whole images halved above, one patch as it is below; RDED, OGM and difference from left to right
+        whole_, part = torch.stack([torch.nn.functional.avg_pool2d(r[0].float(), 2).round().byte() for r in rows]), torch.stack([r[0, :, :r.shape[-1]//2, :r.shape[-1]//2] for r in rows])
+        return grid(torch.cat([whole_[:3], whole_[3:], part[:3], part[3:]]), ncol=6, gap=2), gain
     return grid(torch.cat(rows), ncol=len(rows[0]), gap=2), gain
 
 def main():
