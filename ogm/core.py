@@ -166,12 +166,18 @@ def barrier():
     "Wait until every rank has come here."
     if world_size() > 1: dist.barrier()
 
+def _join(backend): # the processes of this attempt
+    count = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'); alone = os.environ.get('LOCAL_WORLD_SIZE') == os.environ.get('WORLD_SIZE')
+    if count == '0' or not alone: return dist.init_process_group(backend)
+    store, rank, world_size = next(dist.rendezvous('env://')) # torchrun keeps its notice board when it restarts: the addresses of the dead are still on it
+    dist.init_process_group(backend, store=dist.PrefixStore(f'attempt-{count}', store), rank=rank, world_size=world_size)
+
 @contextlib.contextmanager
 def distributed(device=None): # as for `pick_device`
     "Join the process group that `torchrun` announces, if any; yields this rank's device."
     device = pick_device(device); join = 'RANK' in os.environ and 'MASTER_ADDR' in os.environ and not dist.is_initialized()
     if device.type == 'cuda': torch.cuda.set_device(device)
-    if join: dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    if join: _join('nccl' if device.type == 'cuda' else 'gloo')
     try: yield device
     finally:
         if join: dist.destroy_process_group()

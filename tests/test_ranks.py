@@ -1,5 +1,5 @@
 "Two processes under torchrun compute what one computes: target, selection, synthesis, training, evaluation, and the whole road."
-import dataclasses, os, subprocess, sys
+import dataclasses, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest, torch
@@ -11,15 +11,16 @@ from ogm.rded import random_set
 from ogm.synthesis import Synthesis, distill
 from ogm.training import fit_teacher
 
+from kill import contents, step_of
 from ranks_job import colours, untrained
 
 HERE = Path(__file__).parent
 ENV = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')} | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(HERE.parent))
 ROAD = ['distill', '--data', 'digits', '--arch', 'convnet2-w16', '--epochs', '2', '--ipc', '2', '--iters', '20', '--device', 'cpu']
 
-def start(*words, ranks=1):
+def start(*words, ranks=1, restarts=0):
     "A process or two of them."
-    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks)] if ranks > 1 else []
+    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks), '--max-restarts', str(restarts)] if ranks > 1 else []
     return subprocess.Popen([sys.executable, *launch, *map(str, words)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 def end(p):
@@ -106,6 +107,18 @@ def test_the_whole_road_under_torchrun(roads):
     assert read_json(d/'2'/'ogm.json')['world_size'] == 2 and two.config['synthesis']['world_size'] == 2
     layout = [sorted(p.relative_to(d/n).as_posix() for p in (d/n).rglob('*')) for n in '12']
     assert layout[0] == layout[1] and not any('.tmp' in p for p in layout[0])
+
+def test_torchrun_restarts_after_a_process_is_lost(roads, tmp_path):
+    "One of two is killed; torchrun starts both anew, and they end in the bytes of a run that lost none."
+    p = start('-m', 'ogm', *ROAD, '--batch', 10, '--out', tmp_path/'run', ranks=2, restarts=1)
+    while p.poll() is None and step_of(tmp_path/'run') == 'teacher': time.sleep(.02)
+    os.kill(_workers(p)[-1], signal.SIGKILL)
+    said = end(p); assert 'Signal 9' in said or 'exitcode: -9' in said, said
+    a, b = (contents(d) for d in (tmp_path/'run', roads[1]/'2')); assert a.keys() == b.keys()
+    assert [k for k in a if a[k] != b[k]] in ([], ['ogm.json'], ['README.md', 'ogm.json'])          # where they lie is written there
+
+def _workers(p): # pids of torchrun's processes
+    return [int(k) for t in os.listdir(f'/proc/{p.pid}/task') for k in Path(f'/proc/{p.pid}/task/{t}/children').read_text().split() if b'ogm' in Path(f'/proc/{k}/cmdline').read_bytes()]
 
 def test_the_lock_holds_for_all_ranks(roads):
     "A second start of a finished run, and one while another process holds the directory: told, and nobody hangs."
