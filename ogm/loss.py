@@ -20,7 +20,7 @@ def matching(G:dict, # name -> (r, c) matrix of the synthetic images; gradients 
     "Distance between two sets of layer gradients, the second term of Equation 11. Raises `OgmError` when layers differ."
     if G.keys() != target.keys(): raise OgmError(f'layers differ from the target: {sorted(G.keys() ^ target.keys())[:3]}')
     Q = orient(G, eps, orthogonal)
-    d = sum((q - target[n]).square().sum() for n, q in Q.items())
+    d = sum(F.mse_loss(q, target[n], reduction='sum') for n, q in Q.items())
     if reduction not in ('sum', 'mean'): raise OgmError(f"unknown reduction {reduction!r}: choose 'sum' or 'mean'")
     return d if reduction == 'sum' else d/len(Q)
 

@@ -71,8 +71,9 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(A, B); return _mm(A, B)
     @staticmethod
     def backward(ctx, C): # derivative of the loss by the product, (m, n)
-        A, B = ctx.saved_tensors
-        return product(C, B.mT) if ctx.needs_input_grad[0] else None, product(A.mT, C) if ctx.needs_input_grad[1] else None
+        A, B = ctx.saved_tensors; along = lambda M: M.stride(-1) == 1 or M.stride(-2) != 1 # else it lies transposed in memory, and its derivative should too
+        dA = (product(C, B.mT) if along(A) else product(B, C.mT).mT) if ctx.needs_input_grad[0] else None
+        return dA, (product(A.mT, C) if along(B) else product(C.mT, A).mT) if ctx.needs_input_grad[1] else None
 
 def product(A:torch.Tensor, # (..., m, k)
             B:torch.Tensor, # (..., k, n), as many batch dimensions
@@ -88,10 +89,10 @@ def _wide(X, eps, work, method):
     E, r, inv, _ = _eigen(X, eps, work, method); Z = _mm(E*inv[..., None, :], E.mT)
     return _mm(Z, X.to(work)), (Z, E, r, inv)
 
-def _wide_pull(X, B, eps, Z, E, r, inv):
-    "Gradient of G from the gradient B of Q."
+def _wide_pull(X, B, c, eps, Z, E, r, inv):
+    "Gradient of G = cX from the gradient B of Q."
     H = _mm(_mm(E.mT, _sym(_mm(B, X.mT))), E); K = _kernel(H, eps, r, inv)
-    return _mm(Z, B).add_(_mm(_mm(_mm(E, K), E.mT), X))
+    return _mm(Z/c, B).add_(_mm(_mm(_mm(E, K), E.mT)/c, X))
 
 # %% ../nbs/04_polar.ipynb #66bc87de
 def _rotated(X, eps, work, method):
@@ -99,9 +100,9 @@ def _rotated(X, eps, work, method):
     E, r, inv, W = _eigen(X, eps, work, method); W = _mm(E.mT, X.to(work)) if W is None else W
     return _mm(E, inv[..., None]*W), (W, E, r, inv)
 
-def _rotated_pull(X, B, eps, W, E, r, inv):
+def _rotated_pull(X, B, c, eps, W, E, r, inv):
     B = _mm(E.mT, B); K = _kernel(_sym(_mm(B, W.mT)), eps, r, inv)
-    return _mm(E, (inv[..., None]*B).add_(_mm(K, W)))
+    return _mm(E/c, (inv[..., None]*B).add_(_mm(K, W)))
 
 # %% ../nbs/04_polar.ipynb #a39a8ffb
 def _trace(A): return A.diagonal(0, -2, -1).sum(-1)[..., None, None]
@@ -119,14 +120,14 @@ def _newton(X, eps, work, method):
     return Z.to(work) @ X.to(work), (Pi, Y*c.sqrt(), Z)
 
 # %% ../nbs/04_polar.ipynb #27661919
-def _newton_pull(X, B, eps, Pi, Y, Z):
+def _newton_pull(X, B, c, eps, Pi, Y, Z):
     "As `_wide_pull`, by products alone."
     norm = torch.linalg.matrix_norm(Y, keepdim=True).clamp(min=1e-300)
     a, q = Y/norm, -Z @ _sym(B @ X.mT).to(Z.dtype) @ Z/norm
     for _ in range(_steps(eps/Y.shape[-1]**.5)):
         aq, aa = a @ q, a @ a; aaq = a @ aq
         a, q = 1.5*a - .5*a @ aa, 1.5*q - .5*(aaq + aaq.mT - aq @ a)
-    return Z.to(B.dtype) @ B + (q + eps**2*_trace(q)*Pi).to(B.dtype) @ X
+    return Z.to(B.dtype)/c @ B + (q + eps**2*_trace(q)*Pi).to(B.dtype)/c @ X
 
 # %% ../nbs/04_polar.ipynb #eab8e035
 _WAYS = dict(newton=(_newton, _newton_pull), wide=(_wide, _wide_pull), rotated=(_rotated, _rotated_pull))
@@ -150,8 +151,8 @@ class _Polar(torch.autograd.Function):
     def backward(ctx, Qbar): # derivative of the loss by the factor, (..., m, n)
         X, c, *saved = ctx.saved_tensors
         with torch.autocast(Qbar.device.type, enabled=False):
-            Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work), ctx.eps, *saved)
-            return (Gbar/c).to(Qbar.dtype), None, None
+            Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work), c.to(ctx.work), ctx.eps, *saved)
+            return Gbar.to(Qbar.dtype), None, None
 
 # %% ../nbs/04_polar.ipynb #351ebe51
 def _method(G, eps, method):

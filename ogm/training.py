@@ -467,7 +467,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
           eval_every:int=None, # epochs between measurements
           max_steps:int=None, # at most so many updates
           amp:bool=False, # forward pass in bfloat16
-          channels_last:bool=False, # memory layout that suits tensor cores
+          channels_last:bool=None, # memory layout: the numbers of a pixel side by side; None: on a CPU
           workers:int=None, # decoding processes for large sets
           on_epoch=None, # called with (epoch from 1, History) after each epoch
           desc:str='training', # for the progress bar
@@ -477,6 +477,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     recipe, device = get_recipe(recipe, epochs=epochs, **changes), pick_device(device)
     feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
     if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
+    channels_last = device.type == 'cpu' if channels_last is None else channels_last
     net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     job = _Job(_synced(net, device), feed, recipe, mean, std, size, teacher, seed, factor, amp, channels_last)
     measure = lambda: accuracy(job.net, val, mean=mean, std=std, size=size, amp=amp)
