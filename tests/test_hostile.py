@@ -347,7 +347,7 @@ def test_finished_sets(data, which):
 
 # ---- weights
 
-WEIGHTS = to_bytes({k: v for k, v in TEACHER.net.state_dict().items()}, {'meta': json.dumps(TEACHER._meta())})
+WEIGHTS = to_bytes({k: v.contiguous() for k, v in TEACHER.net.state_dict().items()}, {'meta': json.dumps(TEACHER._meta())})
 
 def _lying(data):
     "A safetensors file whose header says something else than the file holds."
