@@ -232,12 +232,12 @@ def part_muon(b): # rows of part 3
 
 # %% ../nbs/17_bench.ipynb #f6aacc5c
 def part_target(b): # rows of part 4
-    t, n = b.teacher(), (200 if b.device.type == 'cuda' else 2*b.batch)
+    t, n = b.teacher(), 2*b.batch if b.quick else 200 if b.device.type == 'cuda' else 32; batch = n//2 if b.quick or b.device.type == 'cuda' else 32
     split = Split.from_tensor(b.images(n), torch.arange(n) % t.n_classes, t.classes)
     @torch.no_grad()
     def bare():
-        for x, _ in split.batches(t.size, b.batch): t(t.normalize(x.to(b.device)))
-    ways = {'bare': bare} | {v: (lambda v=v: real_target(split, t, v, batch_size=b.batch, device=b.device)) for v in ('channel', 'kernel')}
+        for x, _ in split.batches(t.size, batch): t(t.normalize(x.to(b.device)))
+    ways = {'bare': bare} | {v: (lambda v=v: real_target(split, t, v, batch_size=batch, device=b.device)) for v in ('channel', 'kernel')}
     s = b.rounds(ways)
     return [row('4', f'real target, {v}', 'bare forward passes', 'gain', bar, s[v], s['bare']) for v, bar in (('channel', .9), ('kernel', .5))]
 

@@ -166,7 +166,9 @@ def matrix_shape(m, view, matcher='pseudo'): # of what `measure` gives for a lay
     return (m.out_channels, m.weight[0].numel() if view == 'kernel' else m.weight.shape[1])
 
 # %% ../nbs/10_gradients.ipynb #ded8f71e
-def _accumulate(total, G): return {n: total.get(n, 0) + g.to(torch.float32 if g.device.type == 'mps' else torch.float64) for n, g in G.items()}
+def _accumulate(total, G): # in place: for small batches the sums are as much to move as the images
+    for n, g in G.items(): total[n] = total[n].add_(g) if n in total else g.to(torch.float32 if g.device.type == 'mps' else torch.float64, copy=True)
+    return total
 
 def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true gradients need a graph, the others none
     with torch.set_grad_enabled(matcher == 'true'), watch(layers) as seen:
