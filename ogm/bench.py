@@ -10,7 +10,7 @@ __all__ = ['POLAR', 'PARTS', 'rounds', 'median', 'ratio_of', 'row', 'Bench', 'ce
            'part_start', 'table', 'bench']
 
 # %% ../nbs/17_bench.ipynb #cf22d784
-import re, subprocess, sys, tempfile, time
+import ctypes, re, subprocess, sys, tempfile, time
 from pathlib import Path
 import torch, torch.nn.functional as F
 import ogm.polar as layer
@@ -75,6 +75,7 @@ def ce_step(run): # the step of a `Synthesis` without its matching term
     loss = F.cross_entropy(run.teacher(look(run.x, boxes, flips)), run.y)
     run.adam.zero_grad(); loss.backward(); run.adam.step(); run.x.data.clamp_(run.lo, run.hi); run.t += 1
 
+# %% ../nbs/17_bench.ipynb #7039b5d2
 def by_svd(G): # U Vᵀ, left to autograd
     U, _, Vh = torch.linalg.svd(G, full_matrices=False); return U @ Vh
 
@@ -90,7 +91,7 @@ def unfolded_step(run, target): # Equation 11 with unfolded inputs and the SVD
     run.adam.zero_grad(); loss.backward(); run.x.grad.nan_to_num_() # what autograd returns through the SVD of a matrix without full rank is not a number
     run.adam.step(); run.x.data.clamp_(run.lo, run.hi); run.t += 1
 
-# %% ../nbs/17_bench.ipynb #e11990bc
+# %% ../nbs/17_bench.ipynb #34fe3832
 def synthesis(b, view='kernel', batch=None, side=None, classes=None): # a `Synthesis` to step through
     t, n = b.teacher(side, classes), batch or b.batch; x = b.images(n, side)
     with torch.no_grad(): target = pseudo_gradients(t.net, t.normalize(x.flip(0).to(b.device)), view)
@@ -102,7 +103,7 @@ def step_ways(b, unfold=False, **kw): # name -> a step
     ways = {'cross-entropy only': lambda: ce_step(ce), 'channel': ch.step, 'kernel': ke.step}
     return ways | ({'unfolded': lambda: unfolded_step(ke, ke.target)} if unfold else {})
 
-# %% ../nbs/17_bench.ipynb #34fe3832
+# %% ../nbs/17_bench.ipynb #265ec624
 def _flops(f):
     from torch.utils.flop_counter import FlopCounterMode
     once, layer._onednn = layer._onednn, lambda: None # the counter knows torch's own products only
@@ -123,15 +124,15 @@ def count_flops(b): # name -> operations of a step, with and without the polar f
         out[f'{v}, polar'] = sum(polar_flops(min(q.shape), max(q.shape)) for q in r.target.values())
     return out
 
-# %% ../nbs/17_bench.ipynb #265ec624
+# %% ../nbs/17_bench.ipynb #680f67b2
 def _peak_here(b, way): # bytes that two steps need, in a process that has done nothing else
     run = synthesis(b, 'channel' if way != 'kernel' and way != 'unfolded' else 'kernel')
     step = {'cross-entropy only': lambda: ce_step(run), 'unfolded': lambda: unfolded_step(run, run.target)}.get(way, run.step)
     if b.device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated(); step(); step()
         return torch.cuda.max_memory_allocated() - before
-    try: Path('/proc/self/clear_refs').write_text('5')       # the high-water mark begins anew
-    except OSError: pass
+    try: ctypes.CDLL(None).malloc_trim(0); Path('/proc/self/clear_refs').write_text('5') # what is free goes back to the system; the high-water mark begins anew
+    except (OSError, AttributeError): pass
     held = lambda k: int(next(l for l in open('/proc/self/status') if l.startswith(k)).split()[1])*1024
     before = held('VmRSS'); step(); step(); return held('VmHWM') - before
 
@@ -140,7 +141,7 @@ def peak_memory(b, way): # bytes, measured in a child process on a CPU
     code = f'import torch; torch.set_num_threads({torch.get_num_threads()})\nfrom ogm import bench\nprint(bench._peak_here(bench.Bench("cpu", {b.quick}), {way!r}))'
     return int(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
 
-# %% ../nbs/17_bench.ipynb #680f67b2
+# %% ../nbs/17_bench.ipynb #ffc88c61
 def profile(b, f): # -> kind of work: share of the time of f
     gpu = b.device.type == 'cuda'; A = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[A.CPU] + [A.CUDA]*gpu) as p: f()
@@ -156,6 +157,7 @@ def part_synthesis(b): # rows of part 1
                 flops_polar=(flops[v] + flops[f'{v}, polar'])/flops['cross-entropy only']) for v, bar in (('channel', 1.3), ('kernel', 2.7))]
     return rows + [row('1', 'step, unfolded and SVD', 'step, cross-entropy only', 'cost', None, slow['unfolded'], slow['cross-entropy only'])]
 
+# %% ../nbs/17_bench.ipynb #6ed3076c
 def part_memory(b): # the rest of part 1
     if sys.platform != 'linux' and b.device.type == 'cpu': return []
     mem = {k: peak_memory(b, k) for k in ('cross-entropy only', 'channel', 'kernel', 'unfolded')}
@@ -171,7 +173,7 @@ def part_scaling(b): # how the ratio moves with batch, side and number of classe
             out += [row('scaling', view, 'step, cross-entropy only', 'cost', None, t[view], t['cross-entropy only'], axis=axis, value=v, side=v if axis == 'side' else side, batch=v if axis == 'batch' else b.batch) for view in ('channel', 'kernel')]
     return out
 
-# %% ../nbs/17_bench.ipynb #ffc88c61
+# %% ../nbs/17_bench.ipynb #d87ba500
 def plain_newton_schulz(G, steps=5, dtype=None): # the public formulation, step by step
     a, b, c = 3.4445, -4.7750, 2.0315; X = G.to(dtype or G.dtype); X = X/(X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps): A = X @ X.mT; X = a*X + (b*A + c*A @ A) @ X
@@ -184,6 +186,7 @@ def damped_svd(G, eps=1e-3): # the damped factor, left to autograd
 POLAR = dict(ours=lambda Gs: polar_many(Gs, 1e-3), svd=lambda Gs: by_shape(by_svd, Gs), ns=lambda Gs: by_shape(plain_newton_schulz, Gs),
              ns_bf16=lambda Gs: by_shape(lambda G: plain_newton_schulz(G, 5, torch.bfloat16), Gs))
 
+# %% ../nbs/17_bench.ipynb #4a8f18ee
 def _spread(shape, k, device): # a matrix whose singular values span four decades, as pseudo-gradients do
     return (torch.randn(shape, generator=rng(0, 'bench', *shape, k))*torch.logspace(0, -4, shape[1])).to(device)
 
@@ -195,7 +198,7 @@ def _errors(b, shape): # way -> largest relative error of value and gradient in 
     for k, f in ways.items(): Q, g = both(f, G); out[k] = [((Q - Q0).norm()/Q0.norm()).item(), ((g - g0).norm()/g0.norm()).item()]
     return out
 
-# %% ../nbs/17_bench.ipynb #55dbf8d2
+# %% ../nbs/17_bench.ipynb #8918afd4
 def part_polar(b): # rows of part 2
     rows = []
     for view, shapes in (('kernel', b.kernels), ('channel', b.channels)):
@@ -208,7 +211,7 @@ def part_polar(b): # rows of part 2
     rows[0]['errors'] = _errors(b, b.kernels[-1] if b.quick else (128, 1152))
     return rows
 
-# %% ../nbs/17_bench.ipynb #e078029f
+# %% ../nbs/17_bench.ipynb #beb9cb89
 class Loop:
     "Muon, tensor by tensor."
     def __init__(self, net, factor): self.ps, self.factor, self.buf = [p for p in net.parameters()], factor, {}
@@ -230,7 +233,7 @@ def part_muon(b): # rows of part 3
     return [row('3', 'Muon step, Newton–Schulz', 'the same in a loop over tensors', 'gain', 2 if b.device.type == 'cuda' else 1, t['ns ours'], t['ns loop']),
             row('3', 'Muon step, exact', 'a loop with the SVD', 'gain', 1, t['svd ours'], t['svd loop'])]
 
-# %% ../nbs/17_bench.ipynb #f6aacc5c
+# %% ../nbs/17_bench.ipynb #45c0fba3
 def part_target(b): # rows of part 4
     t, n = b.teacher(), 2*b.batch if b.quick else 200 if b.device.type == 'cuda' else 32; batch = n//2 if b.quick or b.device.type == 'cuda' else 32
     split = Split.from_tensor(b.images(n), torch.arange(n) % t.n_classes, t.classes)
@@ -241,7 +244,7 @@ def part_target(b): # rows of part 4
     s = b.rounds(ways)
     return [row('4', f'real target, {v}', 'bare forward passes', 'gain', bar, s[v], s['bare']) for v, bar in (('channel', .9), ('kernel', .5))]
 
-# %% ../nbs/17_bench.ipynb #8918afd4
+# %% ../nbs/17_bench.ipynb #fa9f5404
 def draw_photos(folder, classes, n, size=(500, 375)): # a tree of class folders with n JPEGs each
     from PIL import Image
     for c in range(classes):
@@ -256,7 +259,7 @@ def one_by_one(src, t, cell): # -> (images, 5) scores, image after image in the 
     score = lambda r: realism(t, next(crop_batches(src.train, r, cell, 1, 5, 0, 'cpu', 0))[0], src.train.labels[r].expand(5))
     return torch.stack([score(r) for r in torch.arange(len(src.train)).split(1)])
 
-# %% ../nbs/17_bench.ipynb #7104691e
+# %% ../nbs/17_bench.ipynb #71e31056
 def part_rded(b, photos=None): # rows of part 5
     with tempfile.TemporaryDirectory() as tmp:
         n = 4 if b.quick or photos else 10
@@ -265,7 +268,7 @@ def part_rded(b, photos=None): # rows of part 5
         s = b.rounds(dict(ours=lambda: rded(src, t, 1, factor=2, n_images=n, device=b.device), loop=lambda: one_by_one(src, t, b.side//2)))
     return [row('5', 'RDED selection', 'one image at a time', 'gain', 2, s['ours'], s['loop'], images=len(src.train))]
 
-# %% ../nbs/17_bench.ipynb #4a0287e0
+# %% ../nbs/17_bench.ipynb #2155df1e
 def _stepper(b, net): # a training step in plain torch
     opt = torch.optim.AdamW(net.train().parameters(), 1e-3)
     def step(x, y): opt.zero_grad(set_to_none=True); F.cross_entropy(net(x), y).backward(); opt.step()
@@ -286,7 +289,7 @@ def _feed(b, split, epochs): # what `train` does but for the network
             d = draw(r, len(rows), b.side, 1, False, rng(0, 'batch', e, k))
             normalize(augment(x[rows.to(b.device)].float(), d, torch.arange(len(rows)), r), (.485, .456, .406), (.229, .224, .225))
 
-# %% ../nbs/17_bench.ipynb #45c0fba3
+# %% ../nbs/17_bench.ipynb #65c3c540
 def part_evaluation(b): # rows of part 6
     n, C, epochs = 2*b.batch, 4, 2; x, y = b.images(n), torch.arange(n) % C; split = Split.from_tensor(x, y, [str(c) for c in range(C)])
     ours, theirs, third = (build_seeded(b.arch, C, b.side).to(b.device) for _ in range(3)); step, same = _stepper(b, theirs), _stepper(b, third)
@@ -303,7 +306,7 @@ def part_evaluation(b): # rows of part 6
             row('6', 'feeding alone, from resident bytes', 'ImageFolder, 2 workers', 'gain', 2, f['ours'], f['files']),
             row('6', 'training from resident bytes', 'constant tensors', 'gain', .95 if b.device.type == 'cuda' else None, s['ours'], s['constant'])]
 
-# %% ../nbs/17_bench.ipynb #fa9f5404
+# %% ../nbs/17_bench.ipynb #c7dac904
 def _tries(b, arch, side, batch): # name -> a training step
     x, y = torch.randn(batch, 3, side, side).to(b.device), torch.randint(0, 10, (batch,)).to(b.device); net = lambda: build_seeded(arch, 10, side).to(b.device)
     cl, step = torch.channels_last, lambda m, x=x: (lambda s: lambda: s(x, y))(_stepper(b, m))
@@ -328,7 +331,7 @@ def part_tries(b): # rows of part 7
     s = b.rounds({k: (lambda m=m: torch.autograd.grad(m(x).sum(), x)) for k, m in (('last', t), ('first', old))})
     return rows + [row('7', f'channels last, teacher {b.arch} at {b.side} px', 'channels first', 'gain', None, s['last'], s['first'])]
 
-# %% ../nbs/17_bench.ipynb #a693f2d6
+# %% ../nbs/17_bench.ipynb #a23806cc
 def part_pieces(b): # more rows of part 7
     m, n = (16, 72) if b.quick else (256, 2304) if b.device.type == 'cpu' else (512, 4608)
     Gs = [_spread((m, n), k, b.device) for k in range(3)]; X, A = Gs[0], Gs[0][:, :m] @ Gs[0][:, :m].T; A64 = A.double()
@@ -340,13 +343,13 @@ def part_pieces(b): # more rows of part 7
              ('polar factor by products alone', 'by eigenvectors', 'newton', 'gram'), ('polar factor, undamped in float64', 'damped', 'exact', 'gram'), ('three large matrices in a stack', 'one by one', 'stack', 'one by one')]
     return [row('7', f'{w}, {m}×{n}', a, 'gain', None, s[x], s[y]) for w, a, x, y in pairs]
 
-# %% ../nbs/17_bench.ipynb #65c3c540
+# %% ../nbs/17_bench.ipynb #02bea7af
 def part_start(b): # rows of part 8
     say = lambda code: subprocess.run([sys.executable, '-c', code], capture_output=True, check=True)
     s = b.rounds({'help': lambda: say("from ogm.cli import main; main(['--help'])"), 'import': lambda: say('import ogm')})
     return [row('8', 'ogm --help', 'half a second', 'cost', 1, s['help'], [.5]*b.n), row('8', 'import ogm', 'half a second', 'cost', 1, s['import'], [.5]*b.n)]
 
-# %% ../nbs/17_bench.ipynb #c7dac904
+# %% ../nbs/17_bench.ipynb #3a3e87fd
 PARTS = dict(start=part_start, polar=part_polar, muon=part_muon, synthesis=part_synthesis, memory=part_memory, target=part_target, rded=part_rded, evaluation=part_evaluation, tries=part_tries, pieces=part_pieces, scaling=part_scaling)
 
 def table(rows:list, # from `bench`
@@ -382,7 +385,7 @@ def bench(out:str=None, # file for the JSON; None prints only
         if out: write_json(Path(out), provenance(rows=done, device=str(b.device), threads=torch.get_num_threads(), quick=quick, arch=b.arch, side=b.side, batch=b.batch))
     print(table(sorted(done, key=lambda r: r['part']))); return done
 
-# %% ../nbs/17_bench.ipynb #d55b2175
+# %% ../nbs/17_bench.ipynb #b9bce54b
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('bench.py'):
     from fastcore.script import anno_parser
     args = vars(anno_parser(bench, 'python -m ogm.bench').parse_args())

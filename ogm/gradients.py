@@ -30,11 +30,12 @@ def conv_layers(net:nn.Module, # any network
 
 # %% ../nbs/10_gradients.ipynb #4d5e6bd5
 @contextlib.contextmanager
-def watch(layers:dict): # name -> module
-    "Yields a dict that a forward pass inside the block fills with name -> (input, output)."
+def watch(layers:dict, # name -> module
+          view:str|None=None): # of pseudo-gradients to work out; None keeps inputs and outputs
+    "Yields a dict that a forward pass inside the block fills with name -> (input, output), or name -> matrix."
     seen, hooks = {}, []
     for name, m in layers.items():
-        hooks.append(m.register_forward_hook(lambda m, i, o, name=name: seen.__setitem__(name, (i[0], o))))
+        hooks.append(m.register_forward_hook(lambda m, i, o, name=name: seen.__setitem__(name, (i[0], o) if view is None else layer_gradient(i[0], o, m, view))))
     try: yield seen
     finally:
         for h in hooks: h.remove()
@@ -83,7 +84,7 @@ def collect(seen:dict, # name -> (input, output), from `watch`
             view='kernel', # 'kernel' or 'channel'
            )->dict: # name -> (c_out, m) float32 or better, summed over images
     "Pseudo-gradients of a pass that was watched."
-    return {n: _wide(layer_gradient(*seen[n], m, view)) for n, m in layers.items()}
+    return {n: _wide(seen[n] if torch.is_tensor(seen[n]) else layer_gradient(*seen[n], m, view)) for n, m in layers.items()}
 
 def _wide(t): return t.float() if t.dtype in (torch.half, torch.bfloat16) else t
 
@@ -94,7 +95,7 @@ def pseudo_gradients(net:nn.Module, # network in evaluation mode
                     )->dict: # name -> matrix, mean over images and positions
     "The LSE pseudo-gradient of every layer in one forward pass, differentiable with respect to `x`."
     layers = layers or conv_layers(net)
-    with watch(layers) as seen: net(x)
+    with watch(layers, view) as seen: net(x)
     return {n: G/len(x) for n, G in collect(seen, layers, view).items()}
 
 # %% ../nbs/10_gradients.ipynb #453c1e22
@@ -171,7 +172,7 @@ def _accumulate(total, G): # in place: for small batches the sums are as much to
     return total
 
 def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true gradients need a graph, the others none
-    with torch.set_grad_enabled(matcher == 'true'), watch(layers) as seen:
+    with torch.set_grad_enabled(matcher == 'true'), watch(layers, view if matcher == 'pseudo' else None) as seen:
         logits = teacher(teacher.normalize(x).requires_grad_(matcher == 'true'))
         return measure(matcher, seen, layers, view, F.cross_entropy(logits, y, reduction='sum') if matcher == 'true' else None)
 

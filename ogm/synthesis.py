@@ -133,7 +133,7 @@ def _gradients(self):
     "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for this step's views."
     factor = self.start.factor if self.s.patch_views else 1
     boxes, flips = draw_views(self.n, self.x.shape[-1], factor, self.s.scale, rng(self.s.seed, 'views', self.b, self.t))
-    with watch(self.layers) as seen: logits = self.teacher(look(self.x, boxes[self.own], flips[self.own]))
+    with watch(self.layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = self.teacher(look(self.x, boxes[self.own], flips[self.own]))
     ce = F.cross_entropy(logits, self.y, reduction='sum') if self.s.matcher == 'true' else None
     G = share_sums(measure(self.s.matcher, seen, self.layers, self.s.view, ce, create_graph=True))
     G = {n: g/self.n for n, g in G.items()}
