@@ -113,13 +113,23 @@ def life(start, run, ranks, log, took, rand, steps):
         elif p.poll(): raise SystemExit(f'a resumed run ended with code {p.poll()}: {log.name}')
         elif argv is EVALUATE: return
 
+def merged(rows):
+    "Rows of the same number of ranks, started in the same way, added up."
+    out = {}
+    for r in rows:
+        o = out.setdefault((r['ranks'], r['start']), dict(r, kills=0, torn=0, runs=0, identical=0, differ=[], seeds=[], steps={s: dict(killed=0, torn=0, seconds=v['seconds']) for s, v in r['steps'].items()}))
+        for k in ('kills', 'torn', 'runs', 'identical', 'differ', 'seeds'): o[k] = o[k] + r[k]
+        for s, v in r['steps'].items():
+            for k in ('killed', 'torn'): o['steps'][s][k] += v[k]
+    return [out[k] for k in sorted(out)]
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument('--kills', type=int, default=20, help='at least so many for each number of ranks'); a.add_argument('--ranks', default='1'); a.add_argument('--seed', type=int, default=0)
-    a.add_argument('--steps', default=','.join(STEPS)); a.add_argument('--fork', action='store_true'); a.add_argument('--out', help='JSON file'); a = a.parse_args()
+    a.add_argument('--steps', default=','.join(STEPS)); a.add_argument('--fork', action='store_true'); a.add_argument('--out', help='JSON file'); a.add_argument('--append', action='store_true', help='add to what is in that file'); a = a.parse_args()
     os.environ.update(ENV); sys.path.insert(0, str(ROOT))
     import ogm.cli, ogm.synthesis, ogm.evaluation, ogm.rded, ogm.data, torch # noqa: F401, so that the children need not
-    from ogm.core import provenance, write_json
+    from ogm.core import provenance, read_json, write_json
     import datasets, sklearn.datasets, pyarrow.parquet # noqa: F401
     torch.set_num_threads(1); start, rand, rows = Forked if a.fork else Executed, random.Random(a.seed), []
     for ranks in map(int, a.ranks.split(',')):
@@ -132,9 +142,10 @@ def main():
                 got = contents(run); bad = [k for k in want.keys() | got.keys() if want.get(k) != got.get(k)]; differ += bad
                 same += not bad; print(f'{ranks} rank(s), life {lives}: {"identical" if not bad else bad}', flush=True)
         steps = {s: dict(killed=sum(h['step'] == s for h in hits), torn=sum(h['step'] == s and h['torn'] for h in hits), seconds=round(took[s], 2)) for s in STEPS}
-        rows.append(dict(ranks=ranks, kills=len(hits), torn=sum(h['torn'] for h in hits), runs=lives, identical=same, files=len(want), differ=sorted(set(differ)), steps=steps))
+        rows.append(dict(ranks=ranks, start='forked' if a.fork else 'torchrun' if ranks > 1 else 'python -m ogm', seeds=[a.seed], kills=len(hits), torn=sum(h['torn'] for h in hits), runs=lives, identical=same, files=len(want), differ=sorted(set(differ)), steps=steps))
         if not differ: shutil.rmtree(d)
-    if a.out: write_json(Path(a.out), provenance(rows=rows, seed=a.seed, fork=a.fork, distill=' '.join(DISTILL[:-1]), evaluate=' '.join(EVALUATE)))
+    old = read_json(a.out)['rows'] if a.append and a.out and Path(a.out).exists() else []
+    if a.out: write_json(Path(a.out), provenance(rows=merged(old + rows), distill=' '.join(DISTILL[:-1]), evaluate=' '.join(EVALUATE)))
     sys.exit(any(r['differ'] for r in rows))
 
 if __name__ == '__main__': main()

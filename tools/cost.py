@@ -1,6 +1,6 @@
 """What one crop, one image and one step cost with a ResNet-18 at 224 px: `python tools/cost.py --photos DIR --out nbs/results/cost.json`.
 
-Floating-point operations are counted by torch as they happen, seconds are those of this machine. From them the page on large sets computes hours; it says so."""
+Floating-point operations are counted by torch as they happen, seconds are those of the processor. From them the page on large sets computes hours; it says so."""
 import argparse, time
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from ogm.training import build_seeded
 
 def cost(f, n): # operations and seconds of one of `n` things
     with FlopCounterMode(display=False) as count: f()
-    t = time.perf_counter(); f()
-    return dict(flops=count.get_total_flops()/n, seconds=(time.perf_counter() - t)/n)
+    t = time.process_time(); f()
+    return dict(flops=count.get_total_flops()/n, seconds=(time.process_time() - t)/n)
 
 def repeated(start, k): # the same images `k` times
     return DistilledSet(start.images.repeat(k, 1, 1, 1), start.labels.repeat(k), start.classes, None, start.mean, start.std, start.factor)
@@ -34,8 +34,8 @@ def main():
     target = real_target(few, t); start = DistilledSet(few._cache[side], torch.arange(n), t.classes, None, t.mean, t.std, 2)
     one, two = (cost(Synthesis(t, repeated(start, k), target, Settings(batch=k*n), 'cpu').step, 1) for k in (1, 2))
     res |= dict(step={k: (two[k] - one[k])/n for k in one}, once={k: max(0, 2*one[k] - two[k]) for k in one}) # of each image in a step, and of the step
-    began = time.perf_counter(); [src.train.read(i) for i in range(64)]; res['decode_seconds'] = (time.perf_counter() - began)/64
-    began = time.perf_counter(); list(crop_batches(src.train, torch.arange(64), side//2, 32, 5, 0, 'cpu', 0)); res['crops_seconds'] = (time.perf_counter() - began)/64 # decode and cut five crops
+    began = time.process_time(); [src.train.read(i) for i in range(64)]; res['decode_seconds'] = (time.process_time() - began)/64
+    began = time.process_time(); list(crop_batches(src.train, torch.arange(64), side//2, 32, 5, 0, 'cpu', 0)); res['crops_seconds'] = (time.process_time() - began)/64 # decode and cut five crops
     from ogm.distilled import _png
     res |= dict(png_bytes=sum(len(_png(x)) for x in start.images)/n, history_bytes=4*sum(G.numel() for G in target.values()), weight_bytes=sum(v.numel()*v.element_size() for v in t.net.state_dict().values()), side=side, arch='resnet18', batch=n)
     print(res)
