@@ -178,8 +178,8 @@ def rded(source, # `Source`: RDED picks from its training images
     "RDED. Raises `OgmError` on foreign classes, an unreadable file, and more images than a class can give."
     split, teacher = source.train, _in_order(teacher, source).to(pick_device(device))
     size = teacher.size; factor = default_factor(size) if factor is None else factor
-    if batch_size is None: batch_size = 200 if teacher.device.type != 'cpu' else min(200, max(2, 2**18//size**2//n_crops)*n_crops)
     if n_crops < 1 or n_images < 1: raise OgmError(f'n_images and n_crops must be at least 1, not {n_images} and {n_crops}')
+    if batch_size is None: batch_size = 200 if teacher.device.type != 'cpu' else min(200, max(2, 2**18//size**2//n_crops)*n_crops)
     need = _check_request(split, ipc, factor, size, n_crops); C, cell = split.n_classes, size//factor
     rows, places = _candidates(split, max(n_images, need), seed)
     key = [teacher.sha256(), factor, n_crops, seed, batch_size, hashlib.sha256(rows.numpy().tobytes() + split.labels[rows].numpy().tobytes()).hexdigest()] if work else None
