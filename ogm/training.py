@@ -496,6 +496,7 @@ def for_few(recipe:Recipe, # for sets of usual size
     if batch == recipe.batch_size or {'batch_size', 'lr'} & {*given}: return recipe
     return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr*batch/recipe.batch_size)
 
+# %% ../nbs/07_training.ipynb #ecd7646c
 def _auto_epochs(n, batch_size): return min(100, max(20, math.ceil(600*batch_size/n)))
 
 def _report(arch, verbose): # early news: a hopeless teacher shows after the first epochs
@@ -511,7 +512,7 @@ def _warn_near_chance(h, n_classes, n): # on the images it did not see, or on th
     elif rank() == 0 and h.loss[-1] > 0.9*math.log(n_classes):
         warnings.warn(f'the teacher has learnt next to nothing of its own images, its loss is {h.loss[-1]:.2f} and guessing costs {math.log(n_classes):.2f}: give it more epochs, or a smaller lr', stacklevel=3)
 
-# %% ../nbs/07_training.ipynb #460fb0d2
+# %% ../nbs/07_training.ipynb #8f0fd0df
 def fit_teacher(source, # a `Source`
                 arch:str=None, # None: 'convnet3' up to 64 px, else 'resnet18'
                 *,
