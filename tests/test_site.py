@@ -72,6 +72,14 @@ def test_sidebar_lists_every_page():
     assert [s['section'] for s in sections] == ['Start', 'Method', 'Experiments', 'Reference']
     assert sorted(listed) == sorted(p.name for p in PAGES), 'nbs/sidebar.yml and the notebooks in nbs/ differ'
 
+def test_every_page_leads_to_the_next():
+    "In the reading order of the sidebar: the last words of a page link to the page that follows, those of the last one to the front page."
+    sections = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    order = [c for s in sections for c in s['contents']][1:]
+    said = lambda page: [''.join(c['source']) for c in json.loads((NBS/page).read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown'][-1]
+    lost = [f'{a} does not lead to {b}' for a, b in zip(order, [*order[1:], 'index.ipynb']) if f']({b}' not in said(a)]
+    assert not lost, lost
+
 def test_quarto_files_agree():
     "nbdev looks for the configuration beside the notebooks, people at the top."
     assert (NBS/'_quarto.yml').read_bytes() == (ROOT/'_quarto.yml').read_bytes()
