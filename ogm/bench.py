@@ -165,7 +165,7 @@ def part_memory(b): # the rest of part 1
 
 def part_scaling(b): # how the ratio moves with batch, side and number of classes
     gpu = b.device.type == 'cuda'; side = b.side if b.quick else 112
-    grid = dict(batch=(2, 4) if b.quick else (10, 30, 100) if gpu else (2, 8, 32), side=(32,) if b.quick else (64, 112, 224), classes=(10,) if b.quick else (10, 1000, 10000))
+    grid = dict(batch=(2, 4) if b.quick else (10, 30, 100) if gpu else (2, 8, 32), side=(32,) if b.quick else (96, 160, 224), classes=(10,) if b.quick else (10, 1000, 10000))
     out = []
     for axis, values in grid.items():
         for v in values:
