@@ -13,7 +13,7 @@ help:
 	@echo 'make test     run every page, every test and the site; report coverage'
 	@echo 'make docs     build the site into _docs'
 	@echo 'make lab      open the pages in JupyterLab'
-	@echo 'make prepare  before a commit: clean and export the notebooks, write README.md'
+	@echo 'make prepare  before a commit: clean and export the notebooks, shrink their pictures, write README.md'
 	@echo 'make clean    remove what was built, but not .venv and not runs'
 
 $(READY): settings.ini setup.py
@@ -41,6 +41,7 @@ lab: $(READY)
 prepare: $(READY)
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
+	$(BIN)/python tools/pictures.py
 	$(BIN)/python tools/readme.py
 
 clean:
