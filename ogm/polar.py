@@ -177,7 +177,7 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
     except torch.linalg.LinAlgError as e: raise OgmError('polar met NaN or infinity in a matrix: lower the learning rate or check the input') from e
 
 # %% ../nbs/04_polar.ipynb #4ab16a81
-def _alone(G): return G.device.type == 'cpu' and G.numel() > 2**15 # a copy into a stack would cost more than the call
+def _alone(G): return G.device.type == 'cpu' and G.numel() > 2**15 # a stack would save nothing and take memory
 
 def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition as polar factors do
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
