@@ -11,8 +11,8 @@ import dataclasses, json, resource, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from .core import OgmError, Stopped, distributed, pick_device, provenance, rank, read_json, rng, write_json
-from .data import Source, is_number, open_source
+from .core import OgmError, Stopped, distributed, pick_device, provenance, rank, read_json, write_json
+from .data import Source, is_number, open_source, stratified
 from .distilled import unfold
 from .evaluation import Score, evaluate, same_order
 from .gradients import match_layers, real_target
@@ -201,14 +201,11 @@ def run_curve(name:str, # see `find_recipe`
 def hold_out(source, # `Source`
              share:float, # of the training images, 0 <= share < 1
             )->Source: # its training images are the rest, its validation images that share
-    "A source for tuning: the validation images are cut from the training images. Raises `OgmError` when a class would have none left."
+    "A source for tuning: the validation images are cut from the training images. Raises `OgmError` when a class has a single image."
     if not share: return source
     if not is_number(share, 0, .9): raise OgmError(f'holdout {share!r} is not possible: give a share of the training images, such as 0.1')
-    labels, g = source.train.labels, rng(0, 'holdout'); held = torch.zeros(len(labels), dtype=torch.bool)
-    for c in range(len(source.classes)):
-        rows = (labels == c).nonzero()[:, 0]; held[rows[torch.randperm(len(rows), generator=g)[:max(1, round(share*len(rows)))]]] = True
-        if held[rows].all(): raise OgmError(f'holdout {share}: class {source.classes[c]!r} has {len(rows)} images, none would be left to train on')
-    return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=source.train.subset((~held).nonzero()[:, 0]), val=source.train.subset(held.nonzero()[:, 0]))
+    train, val = stratified(source.train, share)
+    return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
 # %% ../nbs/16_experiments.ipynb #bc6fee38
 def run_table(data:str='digits', # as for `ogm distill`
