@@ -31,8 +31,8 @@ def kept(file, # where the result of the step lives
          make, # () -> result
          save, # (result, file) -> None
          load, # (file) -> result
-        ): # the result
-    "Do a step once: read its result if it is there, else make and write it; all ranks agree on which."
+        )->object: # the result, as `load` gives it
+    "Do a step once: read its result if it is there, else make and write it; all ranks agree on which. Raises `OgmError` on a file that another program wrote."
     from ogm.core import OgmError, any_rank, barrier, rank
     if any_rank(not Path(file).exists()):
         out = make()
@@ -46,16 +46,32 @@ def _drop(work, name): # what a step needed only to be resumed
     import shutil; from ogm.core import rank
     if rank() == 0: shutil.rmtree(work/name, ignore_errors=True)
 
-def get_teacher(source, spec, arch, epochs, seed, device, work): # as the options of `distill` say
-    "A teacher read or trained, and kept."
+def get_teacher(source, # `Source` of real images
+                spec:str|Path, # ready teacher, as for `load_teacher`; '' trains one
+                arch:str|None, # its network; None: by image size
+                epochs:int|None, # to train it; None: by set size
+                seed:int, # the run's seed
+                device, # where to compute
+                work:Path, # directory that keeps what is done
+               )->object: # a frozen `Teacher`, on the device
+    "A teacher read or trained, and kept. Raises `OgmError` as `load_teacher` and `fit_teacher` do."
     from ogm.models import load_teacher
     from ogm.training import fit_teacher
     if spec: make = lambda: load_teacher(spec, source, arch, device=device)
     else: make = lambda: fit_teacher(source, arch, epochs=epochs, seed=seed, device=device, checkpoint=work/'teacher.ckpt', verbose=True)
     return kept(work/'teacher.safetensors', make, lambda t, f: t.save(f), lambda f: load_teacher(f, source, device=device)).to(device)
 
-def get_start(source, teacher, init, ipc, factor, seed, device, work): # as the options of `distill` say
-    "Starting images, selected or drawn, and kept."
+# %% ../nbs/14_cli.ipynb #dd380154
+def get_start(source, # `Source` of real images
+              teacher, # frozen `Teacher`
+              init:str, # 'rded', 'random' or 'noise'
+              ipc:int, # images per class
+              factor:int|None, # patches a side; None: by image size for RDED, else 1
+              seed:int, # the run's seed
+              device, # where to compute
+              work:Path, # directory that keeps what is done
+             )->object: # a `DistilledSet` of ipc images a class
+    "Starting images, selected or drawn, and kept. Raises `OgmError` as `rded` does."
     from ogm.core import load_tensors, save_tensors
     from ogm.distilled import DistilledSet
     from ogm.rded import noise_set, random_set, rded
@@ -69,15 +85,22 @@ def get_start(source, teacher, init, ipc, factor, seed, device, work): # as the 
     out = kept(work/'start.safetensors', make, save, load); _drop(work, 'rded')
     return out
 
-# %% ../nbs/14_cli.ipynb #dd380154
-def get_target(source, teacher, view, layers, device, work): # as the options of `distill` say
-    "The real target, computed once and kept."
+# %% ../nbs/14_cli.ipynb #82b3246f
+def get_target(source, # `Source` of real images
+               teacher, # frozen `Teacher`
+               view:str, # 'kernel' or 'channel'
+               layers:str|None, # regular expression on layer names; None: all but short cuts
+               device, # where to compute
+               work:Path, # directory that keeps what is done
+              )->dict: # layer name -> (c_out, m) matrix
+    "The real target, computed once and kept. Raises `OgmError` when no layer fits."
     from ogm.core import load_tensors, save_tensors
     from ogm.gradients import conv_layers, real_target
     make = lambda: real_target(source.train, teacher, view, conv_layers(teacher.net, layers), device=device, work=work/'target')
     out = kept(work/f'target-{view}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
     return out
 
+# %% ../nbs/14_cli.ipynb #152f7837
 def _possible(source, init, ipc, factor): # as far as the images tell, before the teacher is trained
     from ogm.core import OgmError
     if init not in (kinds := ('rded', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
@@ -102,8 +125,8 @@ def run_distill(source, # `Source` of real images
                 overwrite=False, # replace a finished run
                 every=100, # steps between checkpoints
                 **settings, # see `ogm.synthesis.Settings`
-               ): # the `DistilledSet`, also written to `out`
-    "Teacher, start, target, synthesis and artifact, each kept in `out`; the body of `ogm distill`."
+               )->object: # the `DistilledSet`, also written to `out`
+    "Teacher, start, target, synthesis and artifact, each kept in `out`; the body of `ogm distill`. Raises `OgmError` on impossible settings and when `out` holds another run."
     from ogm.core import OgmError, barrier, rank, world_size
     from ogm.distilled import finished
     from ogm.synthesis import Settings, distill
@@ -122,13 +145,13 @@ def run_distill(source, # `Source` of real images
     if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
 
-# %% ../nbs/14_cli.ipynb #82b3246f
+# %% ../nbs/14_cli.ipynb #9822b965
 def _clear(out): # a finished run, on request: the artifact and its working files, nothing else
     import shutil
     for name in ('ogm.json', 'README.md', 'preview.png'): (out/name).unlink(missing_ok=True)
     for name in ('images', 'data', 'work', 'scores'): shutil.rmtree(out/name, ignore_errors=True)
 
-# %% ../nbs/14_cli.ipynb #2426addd
+# %% ../nbs/14_cli.ipynb #e33bb9e0
 def _clock(f, device, n=1): # seconds of one call, after one that warms up
     import time, torch
     wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
@@ -147,7 +170,7 @@ def _sizes(n, side, batch, t, target): # bytes on disk when all is done, at most
     image, weights = 3*side**2, sum(p.numel()*p.element_size() for p in t.net.state_dict().values())
     return dict(artifact=2*n*image, start=n*image, batches=n*image, checkpoint=3*4*min(n, batch)*image + 4*sum(m.numel() for m in target.values()), teacher=4*weights, target=4*sum(m.numel() for m in target.values()))
 
-# %% ../nbs/14_cli.ipynb #6f2cca41
+# %% ../nbs/14_cli.ipynb #eea62487
 def plan_road(source, # `Source`
               s, # `Settings` of the synthesis
               *,
@@ -184,6 +207,7 @@ def plan_road(source, # `Source`
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
+# %% ../nbs/14_cli.ipynb #b6525a13
 def plan_text(p:dict, # from `plan_road`
              )->str: # a small table
     "The plan in words: what is counted, what is estimated."
@@ -193,7 +217,7 @@ def plan_text(p:dict, # from `plan_road`
     return '\n'.join([f'plan: nothing is written; times are estimates from a few steps on {p["device"]}, {p["world_size"]} process(es)', *lines, f'{"together":10} {span(sum(s for *_, s in p["rows"].values())):>16}  estimated',
                       f'{"memory":10} {size(p["memory"]) if p["memory"] else "unknown":>16}  a process, estimated', f'{"disk":10} {size(sum(p["disk"].values())):>16}  at most: {disk}'])
 
-# %% ../nbs/14_cli.ipynb #eea62487
+# %% ../nbs/14_cli.ipynb #518d8eb9
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'
             out:str='runs/distilled', # run directory; repeat the command to resume
             ipc:int=10, # images per class
@@ -227,12 +251,12 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
         if plan:
             from ogm.synthesis import Settings
             s = Settings(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history)
-            return _say(plan_text(plan_road(src, s, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, device=dev)))
+            _say(plan_text(plan_road(src, s, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, device=dev))); return
         ds = run_distill(src, out, data=data, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, seed=seed, device=dev, overwrite=overwrite, every=every,
                          iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history)
         _say(f'{ds}\nwritten to {out}')
 
-# %% ../nbs/14_cli.ipynb #b6525a13
+# %% ../nbs/14_cli.ipynb #0e158b07
 def _say(text): # once, whatever the number of ranks
     from ogm.core import rank
     if rank() == 0: print(text, flush=True)
@@ -247,7 +271,7 @@ def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
         if any_rank(told): raise told or SystemExit(2)
         yield
 
-# %% ../nbs/14_cli.ipynb #672aaf29
+# %% ../nbs/14_cli.ipynb #dc352c13
 def evaluate(run:str, # directory of a finished set
              recipe:str='ogm-basic', # ogm-basic, ogm-muon, rded, sgd, muon
              labels:str='hard', # hard, or soft (the run's teacher answers)
@@ -272,7 +296,7 @@ def evaluate(run:str, # directory of a finished set
         out = Path(run)/'scores'/f'{recipe}-{labels}-{arch}{f"-{epochs}" if epochs else ""}.json'
         _say(repr(score(ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
-# %% ../nbs/14_cli.ipynb #518d8eb9
+# %% ../nbs/14_cli.ipynb #a714018d
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8)
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
@@ -299,7 +323,7 @@ def train(data:str='digits', # as for distill
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
-# %% ../nbs/14_cli.ipynb #0e158b07
+# %% ../nbs/14_cli.ipynb #ffd3b311
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -310,6 +334,7 @@ def draw_sets(path, # PNG to write
     fig = show_sets(sets, ncol=ncol, scale=.5)
     with whole(path) as tmp: fig.savefig(tmp, format='png', dpi=120)
 
+# %% ../nbs/14_cli.ipynb #a9d209b5
 def show(run:str, # directory of a finished set
          other:Param('a second one, shown beside it', str, opt=False, nargs='?')=None, # a second one, shown beside it
          out:str='preview.png', # picture to write
@@ -324,7 +349,7 @@ def show(run:str, # directory of a finished set
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
-# %% ../nbs/14_cli.ipynb #dc352c13
+# %% ../nbs/14_cli.ipynb #93fed23b
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1', # images per class, one experiment each, e.g. 1,10
          seeds:int=5, # students an entry of the table
@@ -361,7 +386,7 @@ def demo(out:str='runs/demo', # run directory
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
     write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
-# %% ../nbs/14_cli.ipynb #a714018d
+# %% ../nbs/14_cli.ipynb #2e04be28
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
@@ -369,8 +394,10 @@ def usage()->str: # the text of `ogm --help`
     rows = '\n'.join(f'  ogm {n:9} {f.__doc__}' for n, f in COMMANDS.items())
     return f'usage: ogm COMMAND [OPTIONS]\n\n{rows}\n\n"ogm COMMAND --help" lists the options. On several devices: torchrun --nproc-per-node N -m ogm COMMAND …'
 
+# %% ../nbs/14_cli.ipynb #b42374ee
 class Unclear(Exception): "Words that are no command line."
 
+# %% ../nbs/14_cli.ipynb #ba0df142
 def parse(argv:list, # words of the command line
          )->tuple: # (function, dict of its arguments, debug flag)
     "Which command, with which arguments. Raises `Unclear` on a misspelt option or a value of the wrong kind."
@@ -382,7 +409,7 @@ def parse(argv:list, # words of the command line
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #b0190d79
+# %% ../nbs/14_cli.ipynb #f53fbe0d
 def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
@@ -394,7 +421,7 @@ def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
-# %% ../nbs/14_cli.ipynb #24e4c3ea
+# %% ../nbs/14_cli.ipynb #597eddf7
 def _lost_rank(e): # is this error the echo of another rank's end?
     return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
 
@@ -412,7 +439,7 @@ def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/14_cli.ipynb #19821010
+# %% ../nbs/14_cli.ipynb #568925b9
 def main(argv:list|None=None, # words of the command line; None takes the process's
         )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."

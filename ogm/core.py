@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 # %% ../nbs/00_core.ipynb #5abe9e2d
 class OgmError(ValueError):
     "A mistake in the input, told in one line that names the culprit and the cure."
-    def __init__(self, text=''): # what and where, which value, what to do
+    def __init__(self, text:str='', # what and where, which value, what to do; line ends become blanks
+                ):
         super().__init__(re.sub(r'\s*[\r\n\u2028\u2029]\s*', ' ', str(text).strip()))
 
 # %% ../nbs/00_core.ipynb #2382f057
@@ -30,6 +31,7 @@ def address_seed(seed:int, # the run's seed
     digest = hashlib.sha256(json.dumps([int(seed), *map(str, names)]).encode()).digest()
     return int.from_bytes(digest[:8], 'big') >> 1
 
+# %% ../nbs/00_core.ipynb #022d485e
 def rng(seed:int, # the run's seed
         *names, # what the numbers are for
         device='cpu', # device on which the numbers are drawn
@@ -37,10 +39,11 @@ def rng(seed:int, # the run's seed
     "A `torch.Generator` for one purpose, independent of all others."
     return torch.Generator(device).manual_seed(address_seed(seed, *names))
 
-# %% ../nbs/00_core.ipynb #e9a41bc6
+# %% ../nbs/00_core.ipynb #3bb4368c
 @contextlib.contextmanager
 def seeded(seed:int, # the run's seed
-           *names): # what the numbers are for
+           *names, # what the numbers are for
+          ):
     "Run a block with Python's, NumPy's and torch's global generators seeded for it, then restore them."
     s, np_state, py_state = address_seed(seed, *names), np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -48,7 +51,7 @@ def seeded(seed:int, # the run's seed
         try: yield
         finally: np.random.set_state(np_state); random.setstate(py_state)
 
-# %% ../nbs/00_core.ipynb #6b559017
+# %% ../nbs/00_core.ipynb #67e73457
 def pick_device(device:str|torch.device|None=None, # e.g. 'cpu', 'cuda:1'; None picks for you
                )->torch.device: # the device
     "`device` if given, else this rank's GPU, else Apple's, else the CPU. Raises `OgmError` if it is not there."
@@ -59,7 +62,7 @@ def pick_device(device:str|torch.device|None=None, # e.g. 'cpu', 'cuda:1'; None 
     except (RuntimeError, AssertionError) as e: raise OgmError(f'device {str(device)!r} cannot be used here: give --device cpu') from e
     return torch.device(device)
 
-# %% ../nbs/00_core.ipynb #86767f71
+# %% ../nbs/00_core.ipynb #5d72d410
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -71,9 +74,10 @@ def _discard(path):
     else:
         with contextlib.suppress(OSError): path.unlink()
 
-# %% ../nbs/00_core.ipynb #48e4d7b0
+# %% ../nbs/00_core.ipynb #7e32d67c
 @contextlib.contextmanager
-def whole(path): # file or directory to create or replace
+def whole(path:str|Path, # file or directory to create or replace
+         ):
     "Yields a temporary path; on success it is synced to disk and renamed to `path`, on failure it is removed. Raises `OgmError` when the disk refuses."
     path = Path(path); tmp = path.with_name(f'.{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp')
     try:
@@ -87,28 +91,34 @@ def whole(path): # file or directory to create or replace
     except OSError as e: raise OgmError(f'cannot write {str(path)!r}: {e.strerror or e}; nothing was changed there') from e
     finally: _discard(tmp)
 
-# %% ../nbs/00_core.ipynb #9c5781b7
-def write_json(path, obj): # path and anything JSON can hold
-    "Write `obj` to `path`, whole or not at all."
+# %% ../nbs/00_core.ipynb #74cbd5fd
+def write_json(path:str|Path, # file to write
+               obj, # anything JSON can hold
+              ):
+    "Write `obj` to `path`, whole or not at all. Raises `OgmError` when the disk refuses."
     with whole(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
-def read_json(path): # path of a JSON file
+# %% ../nbs/00_core.ipynb #e062e4fa
+def read_json(path:str|Path, # a JSON file
+             )->object: # what it holds: mostly a dict
     "Read JSON from `path`. Raises `OgmError` that names the file when it is missing or broken."
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError: raise OgmError(f'{str(path)!r} does not exist') from None
     except (OSError, ValueError, RecursionError) as e: raise OgmError(f'{str(path)!r} is not readable JSON ({e})') from e
 
-# %% ../nbs/00_core.ipynb #a20fec27
-def save_tensors(path, # file to write
+# %% ../nbs/00_core.ipynb #858867a3
+def save_tensors(path:str|Path, # file to write
                  tensors:dict, # name -> tensor of any shape and dtype
-                 **meta): # anything JSON can hold, kept in the header
-    "Write tensors and a little metadata as safetensors, whole or not at all."
+                 **meta, # anything JSON can hold, kept in the header
+                ):
+    "Write tensors and a little metadata as safetensors, whole or not at all. Raises `OgmError` when the disk refuses."
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with whole(path) as tmp:
         try: save_file(tensors, tmp, {'meta': json.dumps(meta, sort_keys=True)})
         except SafetensorError as e: raise OSError(None, str(e)) from e # a full disk, in that library's words
 
-def load_tensors(path, # file to read
+# %% ../nbs/00_core.ipynb #5bc819a3
+def load_tensors(path:str|Path, # file to read
                  device='cpu', # where the tensors go
                 )->tuple: # (dict name -> tensor, dict of metadata)
     "Read a safetensors file. Raises `OgmError` that names the file when it is missing or broken."
@@ -119,14 +129,17 @@ def load_tensors(path, # file to read
             return {k: f.get_tensor(k) for k in f.keys()}, meta
     except (SafetensorError, OSError, ValueError, struct.error, RecursionError) as e: raise OgmError(f'{str(path)!r} is not a readable safetensors file ({e})') from e
 
-# %% ../nbs/00_core.ipynb #858867a3
-def debris(path): # run directory
+# %% ../nbs/00_core.ipynb #984c8698
+def debris(path:str|Path, # run directory
+          )->list: # of `Path`, anywhere below it
     "Temporary files and directories of `whole` that a killed process left below `path`."
     names = ((d, n) for d, dirs, files in os.walk(path) for n in [*dirs, *files]) # os.walk bears with what vanishes meanwhile
     return [Path(d)/n for d, n in names if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp', n)]
 
+# %% ../nbs/00_core.ipynb #b726fb4f
 @contextlib.contextmanager
-def run_lock(path): # run directory
+def run_lock(path:str|Path, # run directory, made if it is missing; yielded back
+            ):
     "Hold `path` for this process. Raises `OgmError` when another living process holds it."
     path = Path(path)
     try: path.mkdir(parents=True, exist_ok=True); lock = filelock.FileLock(path/'.lock', timeout=0); lock.acquire()
@@ -137,22 +150,24 @@ def run_lock(path): # run directory
         yield path
     finally: lock.release()
 
-# %% ../nbs/00_core.ipynb #6072955e
+# %% ../nbs/00_core.ipynb #d2ffcca4
 def rank()->int: # 0 .. world_size-1
     "This process's number among the processes of the run."
     return dist.get_rank() if dist.is_initialized() else 0
 
+# %% ../nbs/00_core.ipynb #0882a2f0
 def world_size()->int: # at least 1
     "How many processes share the run."
     return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../nbs/00_core.ipynb #b3b8a46b
+# %% ../nbs/00_core.ipynb #7f8849a0
 def sum_ranks(t:torch.Tensor, # any shape; overwritten with the sum
              )->torch.Tensor: # the same tensor
     "Sum `t` over all ranks, in place. Every rank must call it with the same shape."
     if world_size() > 1: dist.all_reduce(t)
     return t
 
+# %% ../nbs/00_core.ipynb #b9fe422d
 def gather_ranks(t:torch.Tensor, # (n, ...), the same shape on every rank
                 )->torch.Tensor: # (world_size * n, ...), in order of rank
     "Concatenate `t` of all ranks along the first dimension."
@@ -161,11 +176,12 @@ def gather_ranks(t:torch.Tensor, # (n, ...), the same shape on every rank
     dist.all_gather(out, t.contiguous())
     return torch.cat(out)
 
-# %% ../nbs/00_core.ipynb #984c8698
+# %% ../nbs/00_core.ipynb #b520f965
 def barrier():
     "Wait until every rank has come here."
     if world_size() > 1: dist.barrier()
 
+# %% ../nbs/00_core.ipynb #09568bcc
 def _join(backend): # the processes of this attempt
     count = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'); alone = os.environ.get('LOCAL_WORLD_SIZE') == os.environ.get('WORLD_SIZE')
     if count == '0' or not alone: return dist.init_process_group(backend)
@@ -173,8 +189,9 @@ def _join(backend): # the processes of this attempt
     dist.init_process_group(backend, store=dist.PrefixStore(f'attempt-{count}', store), rank=rank, world_size=world_size)
 
 @contextlib.contextmanager
-def distributed(device=None): # as for `pick_device`
-    "Join the process group that `torchrun` announces, if any; yields this rank's device."
+def distributed(device:str|torch.device|None=None, # as for `pick_device`
+               ):
+    "Join the process group that `torchrun` announces, if any; yields this rank's device. Raises `OgmError` if that is not there."
     device = pick_device(device); join = 'RANK' in os.environ and 'MASTER_ADDR' in os.environ and not dist.is_initialized()
     if device.type == 'cuda': torch.cuda.set_device(device)
     if join: _join('nccl' if device.type == 'cuda' else 'gloo')
@@ -182,7 +199,7 @@ def distributed(device=None): # as for `pick_device`
     finally:
         if join: dist.destroy_process_group()
 
-# %% ../nbs/00_core.ipynb #963e063f
+# %% ../nbs/00_core.ipynb #7bb66e04
 def any_rank(flag:bool, # this rank's answer
             )->bool: # the same on every rank
     "Whether `flag` holds on any rank, so that all take the same turn."
@@ -190,11 +207,12 @@ def any_rank(flag:bool, # this rank's answer
     t = torch.tensor(float(bool(flag)), device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
     return sum_ranks(t).item() > 0
 
-# %% ../nbs/00_core.ipynb #281ea02a
+# %% ../nbs/00_core.ipynb #2efab281
 CHECKPOINT_SECONDS = float(os.environ.get('OGM_CHECKPOINT_SECONDS', 20)) # between the checkpoints of what is not counted in steps
 
 class Stopped(KeyboardInterrupt): "A run ended early on request; its checkpoint is on disk."
 
+# %% ../nbs/00_core.ipynb #f5aee5c1
 @contextlib.contextmanager
 def stop_signals():
     "Yields a list that becomes non-empty when SIGINT or SIGTERM arrives; outside the main thread it stays empty."
@@ -209,15 +227,16 @@ def stop_signals():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../nbs/00_core.ipynb #5d040ff2
+# %% ../nbs/00_core.ipynb #01561c7f
 def progress(it=None, # any iterable, or None for a bar that is moved by hand
              desc='', # what is going on
-             **kw): # further arguments of `tqdm`
+             **kw, # further arguments of `tqdm`
+            )->tqdm: # iterates over `it`; silent when nobody watches
     "A `tqdm` bar when somebody watches, else `it` unadorned."
     watched = sys.stderr is not None and sys.stderr.isatty() or 'ipykernel' in sys.modules
     return tqdm(it, desc=desc, dynamic_ncols=True, leave=False, disable=rank() > 0 or not watched, **kw)
 
-# %% ../nbs/00_core.ipynb #90f99fa6
+# %% ../nbs/00_core.ipynb #3a1af078
 def _version(pkg):
     try: return version(pkg)
     except PackageNotFoundError: return None
@@ -227,7 +246,9 @@ def hardware()->str: # e.g. '2 × x86_64 CPU' or 'NVIDIA H200'
     if torch.cuda.is_available(): return torch.cuda.get_device_name()
     return f'{os.cpu_count()} × {platform.machine()} CPU'
 
-def provenance(**kw)->dict: # JSON-ready
+# %% ../nbs/00_core.ipynb #88dcc3db
+def provenance(**kw, # whatever else the result should carry, JSON-ready
+              )->dict: # JSON-ready: versions, hardware, world_size, command, and `kw`
     "Versions, hardware and command of this run, and whatever else is given."
     return dict(versions={p: _version(p) for p in ('ogm', 'torch', 'torchvision', 'numpy')} | {'python': platform.python_version()},
                 hardware=hardware(), world_size=world_size(), command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else '', **kw)

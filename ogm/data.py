@@ -116,7 +116,7 @@ def in_workers(work, # work[job] is done by the workers
                n:int, # about how many jobs there are: few are done here
                collate, # list of results -> batch
                workers:int|None=None, # processes; None picks, 0 stays in this one
-              ): # yields the batches in order
+              )->Iterator: # the batches, in order
     "A job a worker, a few batches ahead."
     if workers is None: workers = min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1))) if n > 256 else 0
     yield from DataLoader(work, batch_sampler=jobs, num_workers=workers, collate_fn=collate, generator=torch.Generator())
@@ -159,7 +159,8 @@ class Split:
         px = 'decoded on demand' + (f', kept at {kept}' if kept else '') if self.lazy else '{2}×{3} in memory'.format(*self.images.shape)
         return f'Split({len(self)} images, {self.n_classes} classes, {px})'
 
-    def raw(self, i:int): # which image, of those decoded on demand
+    def raw(self, i:int, # which image, of those decoded on demand
+           )->tuple: # (path or bytes, name)
         "(path or bytes, name) of image `i`."
         r = int(self.rows[i]); return self.store.raw(r), self.store.name(r)
 
@@ -190,6 +191,7 @@ def indices(self:Split, c:int, # class
         self._sorted = self.labels, self.labels.argsort(stable=True), [0, *torch.bincount(self.labels, minlength=self.n_classes).cumsum(0).tolist()]
     return self._sorted[1][slice(*self._sorted[2][c:c+2])]
 
+# %% ../nbs/01_data.ipynb #2a3dd545
 @patch
 def subset(self:Split, indices, # rows, in the wanted order; may repeat
           )->Split: # those rows
@@ -198,13 +200,13 @@ def subset(self:Split, indices, # rows, in the wanted order; may repeat
     out = Split(self.labels[idx], self.classes, self.ids, None if self.lazy else self.images[idx], self.store, self.rows[idx])
     out._cache = {s: t[idx] for s, t in self._cache.items()}; return out
 
-# %% ../nbs/01_data.ipynb #2a3dd545
+# %% ../nbs/01_data.ipynb #0dec0ebd
 def _in_range(labels, n, where):
     "Raise unless all labels lie in 0 .. n-1."
     bad = ((labels < 0) | (labels >= n)).nonzero()
     if len(bad): raise OgmError(f'{where}: label {int(labels[bad[0]])} in row {int(bad[0])} is out of range, for {n} classes are known (0 to {n-1})')
 
-# %% ../nbs/01_data.ipynb #0dec0ebd
+# %% ../nbs/01_data.ipynb #86c53e03
 @patch
 def tensor(self:Split, size:int, # side, px
           )->torch.Tensor: # uint8 (n, 3, size, size)
@@ -225,13 +227,13 @@ def _decoded(self:Split, size, batches, n, workers=None):
         if bad := next(filter(None, told), None): raise OgmError(bad)
         yield batch
 
-# %% ../nbs/01_data.ipynb #86c53e03
+# %% ../nbs/01_data.ipynb #6fb44f28
 @patch
 def batches(self:Split, size:int, # side, px
             batch_size:int, # images a batch; the last may have fewer
             indices=None, # rows in the wanted order, all by default; an iterator of LongTensors gives each batch its rows
             workers:int|None=None, # processes that decode; None picks, 0 stays in this one
-           ): # yields (uint8 (b, 3, size, size), long (b,))
+           )->Iterator: # (uint8 (b, 3, size, size), long (b,)) a batch
     "Images and labels in the order of `indices`. Raises `OgmError` that names an unreadable file."
     many = isinstance(indices, Iterator)
     idx = torch.arange(len(self)) if indices is None or many else torch.as_tensor(indices, dtype=torch.long)
@@ -240,7 +242,7 @@ def batches(self:Split, size:int, # side, px
     x = self.tensor(size) if self.lazy or size in self._cache else self.images
     for r in parts: yield fit_square(x[r], size), self.labels[r]
 
-# %% ../nbs/01_data.ipynb #6fb44f28
+# %% ../nbs/01_data.ipynb #0385cea2
 @patch
 def sample(self:Split, ipc:int, # images per class
            seed:int=0, # the run's seed
@@ -252,7 +254,7 @@ def sample(self:Split, ipc:int, # images per class
     pick = [r[torch.randperm(len(r), generator=rng(seed, 'sample', c))[:ipc]] for c, r in enumerate(rows)]
     return self.subset(torch.stack(pick, 1).flatten())
 
-# %% ../nbs/01_data.ipynb #7f9c3341
+# %% ../nbs/01_data.ipynb #c136d40b
 @dataclass(repr=False)
 class Source:
     "Train and validation images of the same classes."
@@ -289,7 +291,7 @@ def _suggest(split):
     if len(set(shapes)) == 1 and shapes[0] == (side, side) and side <= 64: return side
     return max((s for s in (32, 64, 128, 224) if s <= side), default=side)
 
-# %% ../nbs/01_data.ipynb #b16f89a9
+# %% ../nbs/01_data.ipynb #09b738a1
 def _native(split, shape):
     "(uint8 (n, 3, *shape), complaint or None for each image), or None as soon as an image has another shape."
     out, told = torch.empty(len(split), 3, *shape, dtype=torch.uint8), [None]*len(split)
@@ -301,7 +303,7 @@ def _native(split, shape):
         out[i] = x
     return out, told
 
-# %% ../nbs/01_data.ipynb #09b738a1
+# %% ../nbs/01_data.ipynb #0fd317c7
 def _fitted(split, size):
     "(uint8 (n, 3, size, size), complaint or None for each image), by worker processes."
     out, told = torch.empty(len(split), 3, size, size, dtype=torch.uint8), []
@@ -321,7 +323,7 @@ def _read_all(split, size):
     bad = [t for t in told if t]
     return split.subset([i for i, t in enumerate(told) if t is None]) if bad else split, bad
 
-# %% ../nbs/01_data.ipynb #0fd317c7
+# %% ../nbs/01_data.ipynb #f172e958
 def stratified(split:Split, # everything there is
                fraction:float, # part of each class to hold out, 0 to 1 (exclusive)
                seed:int=0, # the run's seed
@@ -334,7 +336,7 @@ def stratified(split:Split, # everything there is
         held[rows[torch.randperm(n, generator=rng(seed, 'split', name))[:min(n-1, max(1, round(n*fraction)))]]] = True
     return split.subset((~held).nonzero()[:, 0]), split.subset(held.nonzero()[:, 0])
 
-# %% ../nbs/01_data.ipynb #629ebbdc
+# %% ../nbs/01_data.ipynb #91bf3bc0
 def _finish(name, train, val, size, fraction, seed, strict):
     "Checked `Source` from raw splits (`val` may be None)."
     size = size or _suggest(train)
@@ -350,13 +352,13 @@ def _finish(name, train, val, size, fraction, seed, strict):
     if val is None: train, val = stratified(train, fraction, seed)
     return Source(name, train, val, size)
 
-# %% ../nbs/01_data.ipynb #91bf3bc0
+# %% ../nbs/01_data.ipynb #e58abd28
 def _digits():
     from sklearn.datasets import load_digits
     d = load_digits(); x = torch.from_numpy(d.images*255/16).round().to(torch.uint8)
     return Split.from_tensor(x[:, None].expand(-1, 3, -1, -1).contiguous(), d.target, [str(n) for n in d.target_names]), None
 
-# %% ../nbs/01_data.ipynb #e58abd28
+# %% ../nbs/01_data.ipynb #b56c1b2a
 def _cifar(name, root):
     from torchvision import datasets
     root = Path(root or os.environ.get('OGM_DATA') or Path.home()/'.cache'/'ogm'); make = getattr(datasets, name.upper())
@@ -368,7 +370,7 @@ def _cifar(name, root):
     except Exception as e:
         raise OgmError(f"{name!r} is neither in {str(root)!r} nor downloadable ({_why(e)}): put it there, or set OGM_DATA") from e
 
-# %% ../nbs/01_data.ipynb #b56c1b2a
+# %% ../nbs/01_data.ipynb #a2831af8
 SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif'.split())
 VAL_NAMES = ('val', 'valid', 'validation', 'dev', 'test')  # in order of preference
 _WNID = re.compile(r'(n\d{8})(?:[_\- ](.+))?')
@@ -384,7 +386,7 @@ def _names(names):
     ids, classes = zip(*map(wordnet, names)); known = None not in ids and len(set(ids)) == len(ids)
     return (list(classes), list(ids)) if known else (list(names), None)
 
-# %% ../nbs/01_data.ipynb #7b2b3981
+# %% ../nbs/01_data.ipynb #ec7c3177
 def _dirs(path): return sorted((p for p in path.iterdir() if p.is_dir() and p.name[0] != '.' and p.name != '__MACOSX'), key=lambda p: p.name)
 
 def _images(path):
@@ -408,7 +410,7 @@ def _class_split(path, root, like=None, names=None):
     labels = [at[key(n)] for n, fs in files.items() for _ in fs]
     return Split(labels, *(names or _names(folders)), store=_Files([f for fs in files.values() for f in fs], root))
 
-# %% ../nbs/01_data.ipynb #ec7c3177
+# %% ../nbs/01_data.ipynb #dca78739
 def _folder(path):
     "(train, val or None) of a directory of class folders."
     sub = {d.name.lower(): d for d in _dirs(path)}
@@ -435,7 +437,7 @@ def _run(path):
     if not (isinstance(classes, list) and len(classes) == len(dirs)): classes, ids = _names(plain) if dirs else ([], None)
     return _class_split(path/'images', path, names=(classes, ids if isinstance(ids, list) and len(ids) == len(dirs) else None))
 
-# %% ../nbs/01_data.ipynb #dca78739
+# %% ../nbs/01_data.ipynb #ace28c78
 IMAGE_COLUMNS = ('image', 'img', 'images', 'picture')
 LABEL_COLUMNS = ('label', 'class_id', 'fine_label', 'labels', 'class', 'target')
 
@@ -451,11 +453,11 @@ def _holds_image(f):
 
 def _holds_label(f): return hasattr(f, 'names') or bool(re.fullmatch(r'u?int\d+|(large_)?string', str(getattr(f, 'dtype', ''))))
 
-# %% ../nbs/01_data.ipynb #ace28c78
+# %% ../nbs/01_data.ipynb #8a3f6247
 def _two_columns(features, where): # (image, label)
     return _column(features, IMAGE_COLUMNS, 'image', _holds_image, where), _column(features, LABEL_COLUMNS, 'label', _holds_label, where)
 
-# %% ../nbs/01_data.ipynb #8a3f6247
+# %% ../nbs/01_data.ipynb #5952f11a
 def _arrow(ds, column): return ds.select_columns([column]).with_format('arrow')[:].column(0)
 
 def _no_null(col, what, where, parts=('bytes', 'path'), first=0):
@@ -469,7 +471,7 @@ def _no_null(col, what, where, parts=('bytes', 'path'), first=0):
     if n := pc.sum(null).as_py():
         raise OgmError(f'{where}: {n} row{"s" if n > 1 else ""} without {what}, first row {first + pc.index(null, True).as_py()}: fill or drop them')
 
-# %% ../nbs/01_data.ipynb #5952f11a
+# %% ../nbs/01_data.ipynb #8598ef7b
 def _as_numbers(col, names, like, where):
     "(long labels, names of the classes) of a column of integers or texts; `like` are the names of the training part."
     import pyarrow as pa, pyarrow.compute as pc
@@ -494,7 +496,7 @@ def _labels(col, feature, like, where):
     except (pa.ArrowException, TypeError, UnicodeDecodeError) as e: raise OgmError(f'{where}: its labels are no integers and no texts ({_why(e)}): mend that column') from e
     _in_range(labels, len(names), where); return labels, names
 
-# %% ../nbs/01_data.ipynb #8598ef7b
+# %% ../nbs/01_data.ipynb #da11f9bf
 def _table(ds, where, like=None):
     "(lazy `Split` of a `datasets.Dataset`, names of its classes); `like` are the names of the training part."
     import datasets
@@ -504,7 +506,7 @@ def _table(ds, where, like=None):
     _no_null(_arrow(ds, img), 'an image', where)
     return Split(labels, *_names(names), store=_Rows(ds.select_columns([img]), where, True)), names
 
-# %% ../nbs/01_data.ipynb #da11f9bf
+# %% ../nbs/01_data.ipynb #4e6d1cf0
 def _reader(file): # of a path, or of an address that fsspec knows
     import pyarrow.parquet as pq
     if '://' not in str(file): return pq.ParquetFile(file)
@@ -521,14 +523,14 @@ class _Parquet:
             rows = md.row_group(g); self.blocks.append((file, g, first)); self.starts.append(self.starts[-1] + rows.num_rows)
             self.largest = max(self.largest, sum(rows.column(i).total_uncompressed_size for i in leaves))
     def raw(self, i):
-        b = bisect_right(self.starts, i) - 1; v = self.block(b)[i - self.starts[b]].as_py()
+        b = bisect_right(self.starts, i) - 1; v = self._block(b)[i - self.starts[b]].as_py()
         v = v.get('bytes') if isinstance(v, dict) else v
         return v if isinstance(v, bytes) else b''
     def name(self, i): file, _, first = self.blocks[bisect_right(self.starts, i) - 1]; return f'{_legible(Path(file).name)} row {i - first}'
 
-# %% ../nbs/01_data.ipynb #4e6d1cf0
+# %% ../nbs/01_data.ipynb #9b9ab293
 @patch
-def block(self:_Parquet, b): # -> the image column of row group b
+def _block(self:_Parquet, b): # -> the image column of row group b
     if b not in self.kept:
         while len(self.kept) >= self.window: del self.kept[next(iter(self.kept))]
         self.kept[b] = self._load(b)
@@ -545,15 +547,16 @@ def _load(self:_Parquet, b):
     _no_null(col, 'an image', _legible(Path(file).name), ('bytes',), lo - first); return col
 
 @patch
-def block_of(self:_Parquet, rows): # -> number of the row group of each row
+def _block_of(self:_Parquet, rows): # -> number of the row group of each row
     return torch.bucketize(rows, torch.tensor(self.starts[1:-1]), right=True)
 
-# %% ../nbs/01_data.ipynb #9b9ab293
+# %% ../nbs/01_data.ipynb #2a0403f3
 @patch(as_prop=True)
-def windowed(self:Split): # are there more row groups than are kept?
+def windowed(self:Split)->bool: # True when there are more row groups than are kept
     "Is random access to this split so dear that order matters?"
     return self.lazy and isinstance(self.store, _Parquet) and len(self.store.blocks) > self.store.window
 
+# %% ../nbs/01_data.ipynb #02de770d
 @patch
 def shuffled(self:Split, g:torch.Generator, # decides the order
             )->torch.Tensor: # (n,) a permutation of all rows
@@ -561,8 +564,9 @@ def shuffled(self:Split, g:torch.Generator, # decides the order
     order = torch.randperm(len(self), generator=g)
     if not self.windowed: return order
     window = torch.randperm(len(self.store.blocks), generator=g)//self.store.window
-    return order[window[self.store.block_of(self.rows[order])].argsort(stable=True)]
+    return order[window[self.store._block_of(self.rows[order])].argsort(stable=True)]
 
+# %% ../nbs/01_data.ipynb #2424c022
 @patch
 def spread(self:Split, n:int, # rows at most
            runs:int=64, # places to read at, where random access is dear
@@ -572,7 +576,7 @@ def spread(self:Split, n:int, # rows at most
     if not self.windowed or n == N: return torch.linspace(0, N-1, n, dtype=torch.float64).round().long()
     each = max(1, n//runs); return (torch.linspace(0, N-each, min(runs, n), dtype=torch.float64).long()[:, None] + torch.arange(each)).flatten().unique()
 
-# %% ../nbs/01_data.ipynb #2a0403f3
+# %% ../nbs/01_data.ipynb #2bcd3e77
 def _agree(schema, img, lab): # can these columns hold images and labels?
     import pyarrow.types as t
     i, l = schema.field(img).type, schema.field(lab).type
@@ -600,7 +604,7 @@ def _scanned(files, where): # -> (store, label column as Arrow, its feature)
         except Exception as e: raise OgmError(f"{str(f)!r} is not a readable parquet file ({_why(e)}): fetch it again") from e
     return store, pa.chunked_array(cols, r.schema_arrow.field(lab).type if not cols else None), feature
 
-# %% ../nbs/01_data.ipynb #02de770d
+# %% ../nbs/01_data.ipynb #cae9aed5
 def _parquet(files, where, like=None):
     "(lazy `Split` of parquet files, names of its classes)."
     where = _legible(where); store, col, feature = _scanned(files, where)
@@ -609,7 +613,7 @@ def _parquet(files, where, like=None):
     if store.largest > 4*max(MEMORY, 2**30): raise OgmError(f'{where} has a row group of {store.largest/2**30:.0f} GB, to be read as a whole: write it again with row_group_size=1000')
     return Split(labels, *_names(names), store=store), names
 
-# %% ../nbs/01_data.ipynb #2424c022
+# %% ../nbs/01_data.ipynb #953ab06e
 def _parts(names):
     "Sort names into ('train' -> list, 'val' -> list) by the words in them; the unmarked ones train."
     words = {n: set(re.findall('[a-z]+', n.lower())) for n in names}
@@ -628,7 +632,7 @@ def _tables(path):
     root = path.parent if path.is_file() else path; names = [p.relative_to(root).as_posix() for p in files]
     return _pair((names, []) if path.is_file() else _parts(names), root, path.name)
 
-# %% ../nbs/01_data.ipynb #697a73d7
+# %% ../nbs/01_data.ipynb #e72707f3
 def _dataset(ds, name):
     "(train, val or None) of a `datasets.Dataset` or a dictionary of them."
     if not isinstance(ds, dict): return _table(ds, name)[0], None
@@ -655,7 +659,7 @@ def _hub(x):
         raise OgmError(f"{x!r} could not be loaded ({type(e).__name__}: {_why(e)}): check the name and the network") from e
     return _pair(parts, None, name)
 
-# %% ../nbs/01_data.ipynb #10b16926
+# %% ../nbs/01_data.ipynb #84c9e395
 def _open_path(path):
     "(train, val or None) of whatever lies at `path`."
     if path.is_file():
@@ -668,7 +672,7 @@ def _open_path(path):
         return _dataset(ds, path.name)
     return _tables(path) if any(path.rglob('*.parquet')) and not _images(path) else _folder(path)
 
-# %% ../nbs/01_data.ipynb #53fb1b57
+# %% ../nbs/01_data.ipynb #39950de1
 def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', 'hf-stream:…', a folder, a parquet file, a saved dataset, or a `Source`
                 *, size:int|None=None, # side to work at, px; None suggests one
                 val_fraction:float=0.2, # part of each class held out where there is no validation part

@@ -62,7 +62,7 @@ DistilledSet.show = _show
 # %% ../nbs/08_distilled.ipynb #acd67dff
 def unfold(ds, # a `DistilledSet`
            factor:int|None=None, # cells a side; None: the set's own
-          ): # a `DistilledSet` of factor² times as many images, the cells of an image one after another
+          )->DistilledSet: # factor² times as many images, the cells of an image one after another
     "Each cell of each image, enlarged to the side of the image (bilinear), with the image's label. Raises `OgmError` when a side is shorter than `factor`."
     f = factor or ds.factor
     cells = resize(unstitch(ds.images, f).float(), ds.size).round().clamp(0, 255).byte()
@@ -138,7 +138,8 @@ def card(ds, # a `DistilledSet`
                        mean=r(ds.mean), std=r(ds.std), grid=grid, config=made, rows=rows)
 
 # %% ../nbs/08_distilled.ipynb #29590778
-def finished(run)->bool: # True when a complete set lies there
+def finished(run:str|Path, # run directory
+            )->bool: # True when a complete set lies there
     "Whether the run directory holds a finished distilled set."
     return (Path(run)/'ogm.json').is_file()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from .core import OgmError, Stopped, distributed, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
-from .distilled import unfold
+from .distilled import DistilledSet, unfold
 from .evaluation import Score, evaluate, same_order
 from .gradients import match_layers, real_target
 from .models import load_teacher
@@ -80,14 +80,28 @@ def _peak(device): # bytes
     if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
-def make_start(source, teacher, row, ipc, seed, device): # a `DistilledSet`
+def make_start(source, # `Source` of real images
+               teacher, # frozen `Teacher`
+               row:Row, # which says how to begin
+               ipc:int, # images per class
+               seed:int, # the run's seed
+               device, # where to compute
+              )->DistilledSet: # before any synthesis
     "Starting images of a row."
     kw = dict(factor=row.factor, seed=seed)
     if row.init == 'rded': return rded(source, teacher, ipc, device=device, **kw)
     make = dict(random=random_set, noise=noise_set)[row.init]
     return make(source, ipc, teacher=teacher, **kw)
 
-def make_images(source, teacher, row, ipc, seed, device, work=None, targets=None): # as in `run_row`
+def make_images(source, # `Source` of real images
+                teacher, # frozen `Teacher`
+                row:Row, # what to make
+                ipc:int, # images per class
+                seed:int, # the run's seed
+                device, # where to compute; a `torch.device`
+                work=None, # directory for the synthesis to continue from
+                targets:dict|None=None, # real targets computed so far, by (view, layers, matcher); filled
+               )->tuple: # (DistilledSet, {'seconds', 'peak_bytes'}, empty where they cannot be told)
     "Images of a row and what they cost: (DistilledSet, {'seconds', 'peak_bytes'})."
     start = make_start(source, teacher, row, ipc, seed, device)
     if row.synthesis is None: return start, {}

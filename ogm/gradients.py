@@ -88,6 +88,7 @@ def collect(seen:dict, # name -> (input, output), from `watch`
 
 def _wide(t): return t.float() if t.dtype in (torch.half, torch.bfloat16) else t
 
+# %% ../nbs/10_gradients.ipynb #b1ea10e3
 def pseudo_gradients(net:nn.Module, # network in evaluation mode
                      x:torch.Tensor, # (n, 3, s, s) normalised images
                      view='kernel', # 'kernel': (c_out, c_in*k*k); 'channel': (c_out, c_in)
@@ -98,7 +99,7 @@ def pseudo_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers, view) as seen: net(x)
     return {n: G/len(x) for n, G in collect(seen, layers, view).items()}
 
-# %% ../nbs/10_gradients.ipynb #453c1e22
+# %% ../nbs/10_gradients.ipynb #74b1d1fb
 def collect_true(loss:torch.Tensor, # scalar, a SUM over images
                  seen:dict, # name -> (input, output), from `watch`
                  layers:dict, # name -> nn.Conv2d
@@ -112,6 +113,7 @@ def collect_true(loss:torch.Tensor, # scalar, a SUM over images
     weigh = lambda x, d, m, k: conv2d_weight(x, (m.out_channels, x.shape[1]//m.groups, *k), d, **_how(m, k)).flatten(1)
     return {n: _wide(weigh(*_seen_as(seen[n][0], d, m, view))) for (n, m), d in zip(layers.items(), ds)}
 
+# %% ../nbs/10_gradients.ipynb #7914876d
 def true_gradients(net:nn.Module, # network in evaluation mode
                    x:torch.Tensor, # (n, 3, s, s) normalised images
                    y:torch.Tensor, # (n,) int64 labels
@@ -124,7 +126,7 @@ def true_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers) as seen: loss = F.cross_entropy(net(x), y, reduction='sum')
     return {n: G/len(x) for n, G in collect_true(loss, seen, layers, view, create_graph).items()}
 
-# %% ../nbs/10_gradients.ipynb #7914876d
+# %% ../nbs/10_gradients.ipynb #7300f0a1
 def bn_layers(net:nn.Module, # any network
               pattern:str|None=None, # regular expression on layer names; None takes all
              )->dict: # name -> nn.BatchNorm2d
@@ -133,23 +135,29 @@ def bn_layers(net:nn.Module, # any network
     if not layers: raise OgmError(f'no batch norm whose statistics could be matched in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
     return layers
 
+# %% ../nbs/10_gradients.ipynb #5f3e1bb7
 def moments(x:torch.Tensor, # (n, c, h, w) features
            )->torch.Tensor: # (2, c): mean and mean square over positions, SUM over images
     "First two moments of each channel, additive over images."
     return torch.stack([x.mean((2, 3)).sum(0), x.square().mean((2, 3)).sum(0)])
 
+# %% ../nbs/10_gradients.ipynb #3aa28924
 def running_moments(m:nn.BatchNorm2d, # with running statistics
                    )->torch.Tensor: # (2, c)
     "What the batch norm remembers of the real images, in the same form."
     return torch.stack([m.running_mean, m.running_var + m.running_mean.square()]).detach().clone()
 
-# %% ../nbs/10_gradients.ipynb #3d6129c1
+# %% ../nbs/10_gradients.ipynb #9a6eb97a
 MATCHERS = ('pseudo', 'true', 'bn')
 
-def match_layers(net, matcher='pseudo', pattern=None): # name -> layer
+def match_layers(net:nn.Module, # any network
+                 matcher:str='pseudo', # 'pseudo', 'true' or 'bn'
+                 pattern:str|None=None, # regular expression on layer names; None: all but short cuts
+                )->dict: # name -> nn.Conv2d, or nn.BatchNorm2d for 'bn'
     "The layers that a matcher looks at. Raises `OgmError` when there are none."
     return bn_layers(net, pattern) if matcher == 'bn' else conv_layers(net, pattern)
 
+# %% ../nbs/10_gradients.ipynb #b266a050
 def measure(matcher:str, # 'pseudo', 'true' or 'bn'
             seen:dict, # name -> (input, output), from `watch`
             layers:dict, # name -> layer, from `match_layers`
@@ -161,12 +169,16 @@ def measure(matcher:str, # 'pseudo', 'true' or 'bn'
     if matcher == 'bn': return {n: _wide(moments(seen[n][0])) for n in layers}
     return collect_true(loss, seen, layers, view, create_graph) if matcher == 'true' else collect(seen, layers, view)
 
-def matrix_shape(m, view, matcher='pseudo'): # of what `measure` gives for a layer
-    "Shape of the matrix of a layer."
+# %% ../nbs/10_gradients.ipynb #52d0344d
+def matrix_shape(m:nn.Module, # a layer from `match_layers`
+                 view:str, # 'kernel' or 'channel'; no matter for 'bn'
+                 matcher:str='pseudo', # 'pseudo', 'true' or 'bn'
+                )->tuple: # (rows, columns)
+    "Shape of the matrix that `measure` gives for a layer."
     if matcher == 'bn': return (2, m.num_features)
     return (m.out_channels, m.weight[0].numel() if view == 'kernel' else m.weight.shape[1])
 
-# %% ../nbs/10_gradients.ipynb #ded8f71e
+# %% ../nbs/10_gradients.ipynb #5259d7bd
 def _accumulate(total, G): # in place: for small batches the sums are as much to move as the images
     for n, g in G.items(): total[n] = total[n].add_(g) if n in total else g.to(torch.float32 if g.device.type == 'mps' else torch.float64, copy=True)
     return total
@@ -176,7 +188,7 @@ def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true
         logits = teacher(teacher.normalize(x).requires_grad_(matcher == 'true'))
         return measure(matcher, seen, layers, view, F.cross_entropy(logits, y, reduction='sum') if matcher == 'true' else None)
 
-# %% ../nbs/10_gradients.ipynb #a8c91419
+# %% ../nbs/10_gradients.ipynb #20e0a1a3
 def _sums_file(work, view): return Path(work)/f'sums-{view}-{rank()}of{world_size()}.safetensors'
 
 def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of its images seen); what belongs to another run is not looked at
@@ -184,7 +196,7 @@ def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of it
     total, meta = load_tensors(_sums_file(work, view), device)
     return (total, meta['done']) if meta.get('key') == key else ({}, 0)
 
-# %% ../nbs/10_gradients.ipynb #dc5b809c
+# %% ../nbs/10_gradients.ipynb #5b838fe0
 @torch.no_grad()
 def real_target(split, # real images: a `Split`
                 teacher, # frozen `Teacher`
@@ -208,7 +220,7 @@ def real_target(split, # real images: a `Split`
     zero = lambda n: torch.zeros(matrix_shape(layers[n], view, matcher), dtype=torch.float64, device=device)
     return {n: (sum_ranks(total[n] if n in total else zero(n))/len(split)).float() for n in layers}
 
-# %% ../nbs/10_gradients.ipynb #b266a050
+# %% ../nbs/10_gradients.ipynb #f4fe9918
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

@@ -48,7 +48,7 @@ def show_images(images, # uint8 (n, 3, h, w) or list of (3, h, w); floats are ta
                 titles:list|None=None, # one short text per image
                 ncol:int|None=None, # columns
                 scale:float=0.7, # inches per image
-               ): # Matplotlib `Figure`
+               )->object: # a Matplotlib `Figure`
     "A grid of images. Raises `OgmError` when there are none."
     if titles is None:
         g = grid(images, ncol); n = len(images); ncol = min(n, ncol or min(10, math.ceil(n**.5)))
@@ -63,7 +63,7 @@ def show_images(images, # uint8 (n, 3, h, w) or list of (3, h, w); floats are ta
 def show_sets(sets:dict, # name -> images, as for `show_images`
               ncol:int|None=None, # columns of each set
               scale:float=0.35, # inches per image
-              ): # Matplotlib `Figure`
+             )->object: # a Matplotlib `Figure`
     "Sets of images side by side. Raises `OgmError` when one is empty."
     grids = {name: grid(x, ncol) for name, x in sets.items()}
     if not grids: raise OgmError('there are no sets to show')
@@ -87,14 +87,15 @@ def save_grid(path, # PNG file to write
     with whole(path) as tmp: Image.fromarray(g.permute(1, 2, 0).numpy()).save(tmp, format='PNG')
 
 # %% ../nbs/02_plots.ipynb #1018199b
-def _whole_ticks(ax): ax.xaxis.get_major_locator().set_params(integer=True) # there is no half an epoch
-
 def mean_spread(runs, # list of runs, each a list of numbers; or one run
                )->tuple: # (mean, sample standard deviation), arrays over time; spread 0 for one run
     "Mean and spread over runs, as far as all of them go."
     runs = [runs] if np.ndim(runs[0]) == 0 else runs
     a = np.array([r[:min(map(len, runs))] for r in runs], dtype=np.float64)
     return a.mean(0), a.std(0, ddof=1) if len(a) > 1 else np.zeros(a.shape[1])
+
+# %% ../nbs/02_plots.ipynb #606ec26b
+def _whole_ticks(ax): ax.xaxis.get_major_locator().set_params(integer=True)
 
 def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per epoch; or name -> one run
                 xlabel:str='epoch', # text below
@@ -103,7 +104,7 @@ def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per 
                 log:bool=False, # logarithmic y axis
                 start:int=1, # x of the first number
                 ax=None, # axes to draw on; None makes a figure
-               ): # Matplotlib `Figure`
+               )->object: # a Matplotlib `Figure`
     "Mean curves with a band of one standard deviation, as in Figures 4 and 5. Raises `OgmError` when there are none."
     if not curves: raise OgmError('there are no curves to plot')
     if ax is None: _, axs = _figure(1, 1, 4, 2.6); ax = axs[0, 0]
@@ -113,12 +114,12 @@ def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per 
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title or '', yscale='log' if log else 'linear'); ax.legend(frameon=False, fontsize=8); _whole_ticks(ax)
     ax.spines[['top', 'right']].set_visible(False); return ax.figure
 
-# %% ../nbs/02_plots.ipynb #7a6ca82a
+# %% ../nbs/02_plots.ipynb #3e31f45f
 def plot_spectra(matrices:dict, # name -> matrix (m, n), or its singular values
                  title:str|None=None, # text above
                  relative:bool=True, # divide each by its largest value
                  ax=None, # axes to draw on; None makes a figure
-                ): # Matplotlib `Figure`
+                )->object: # a Matplotlib `Figure`
     "Singular values in falling order, logarithmic. Raises `OgmError` when there are none."
     if not matrices: raise OgmError('there are no spectra to plot')
     if ax is None: _, axs = _figure(1, 1, 4, 2.6); ax = axs[0, 0]

@@ -181,7 +181,7 @@ def _alone(G): return G.device.type == 'cpu' and G.numel() > 2**15 # a stack wou
 
 def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition as polar factors do
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
-            ): # f of every matrix: a dict with the same keys, or a list
+            )->dict|list: # f of every matrix: a dict with the same keys, or a list
     "Stack matrices of equal shape, tall ones transposed, and call `f` once for each stack."
     if isinstance(Gs, dict): return dict(zip(Gs, by_shape(f, list(Gs.values()))))
     wide, groups, out = [G if G.shape[0] <= G.shape[1] else G.mT for G in Gs], {}, [None]*len(Gs)
@@ -190,14 +190,15 @@ def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transpositi
         for k, Q in zip(ks, f(torch.stack([wide[k] for k in ks]) if len(ks) > 1 else wide[ks[0]][None])): out[k] = Q if wide[k] is Gs[k] else Q.mT
     return out
 
+# %% ../nbs/04_polar.ipynb #801802f7
 def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. layer name -> gradient
                eps:float=0., # damping, as in `polar`
                method:str|None=None, # as in `polar`
-              ): # their polar factors: a dict with the same keys, or a list
+              )->dict|list: # their polar factors: a dict with the same keys, or a list
     "`polar` of many matrices, batched by shape. Raises `OgmError` as `polar` does."
     return by_shape(lambda G: polar(G, eps, method), Gs)
 
-# %% ../nbs/04_polar.ipynb #595a8e90
+# %% ../nbs/04_polar.ipynb #505ff80d
 _ABC = 3.4445, -4.7750, 2.0315 # Muon's coefficients
 
 def _polynomial(X, steps):

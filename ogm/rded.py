@@ -7,6 +7,7 @@ __all__ = ['AREA', 'default_factor', 'crop_batches', 'realism', 'select', 'pack'
 
 # %% ../nbs/09_rded.ipynb #79dd87ce
 import hashlib, re, time, warnings
+from collections.abc import Iterator
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torchvision.transforms.v2 import functional as TF
@@ -75,7 +76,7 @@ def crop_batches(split, # images; `Split`
                  seed:int=0, # the run's seed
                  device='cpu', # where images held in memory are cut
                  workers:int|None=None, # decoding processes; None picks, 0 stays in this one
-                ): # yields uint8 (b, n_crops, 3, cell, cell)
+                )->Iterator: # uint8 (b, n_crops, 3, cell, cell) a batch
     "RDED's crops of some images, in the order of `rows`. Raises `OgmError` that names an unreadable file."
     if len(rows) == 0: return
     if not split.lazy:
@@ -174,7 +175,7 @@ def rded(source, # `Source`: RDED picks from its training images
          workers:int|None=None, # decoding processes; None picks, 0 stays in this one
          return_scores:bool=False, # also return (ipc*C, factor²) scores of the chosen crops
          work=None, # directory that keeps the scores so far, to continue from
-        ): # `DistilledSet` of the teacher's size, row k*C + c is image k of class c; with its scores if asked for
+        )->DistilledSet: # of the teacher's size, row k*C + c is image k of class c; with its scores, a pair, if asked for
     "RDED. Raises `OgmError` on foreign classes, an unreadable file, and more images than a class can give."
     split, teacher = source.train, _in_order(teacher, source).to(pick_device(device))
     size = teacher.size; factor = default_factor(size) if factor is None else factor

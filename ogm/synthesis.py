@@ -114,11 +114,17 @@ class Synthesis:
         self.load_batch()
 
     @property
-    def size(self): return self.s.batch*world_size() # images in a whole batch
+    def size(self)->int: # images in a whole batch, over all ranks
+        "The number of images that share a step."
+        return self.s.batch*world_size() # images in a whole batch
     @property
-    def n_batches(self): return -(-len(self.start)//self.size)
+    def n_batches(self)->int: # at least 1
+        "How many batches the images make."
+        return -(-len(self.start)//self.size)
     @property
-    def done(self): return self.b > self.n_batches
+    def done(self)->bool: # True after the last batch
+        "Whether every batch has had its steps."
+        return self.b > self.n_batches
 
 # %% ../nbs/12_synthesis.ipynb #431af00c
 def _load_batch(self):

@@ -349,9 +349,13 @@ class History:
     at: list = field(default_factory=list) # epochs (from 1) after which it was measured
     steps: int = 0 # updates made
     @property
-    def last(self): return self.acc[-1] if self.acc else None
+    def last(self)->float|None: # 0..1; None: never measured
+        "Accuracy after the last epoch."
+        return self.acc[-1] if self.acc else None
     @property
-    def best(self): return max(self.acc) if self.acc else None
+    def best(self)->float|None: # 0..1; None: never measured
+        "Best accuracy of all epochs, which a fair comparison does not use."
+        return max(self.acc) if self.acc else None
 
 # %% ../nbs/07_training.ipynb #2242d9d2
 def _key(job, epochs, labels): # what a checkpoint belongs to
