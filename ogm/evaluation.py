@@ -28,9 +28,13 @@ class Score:
     curves:list=field(default_factory=list) # accuracy after each evaluated epoch, one list a seed
 
     @property
-    def mean(self): return statistics.fmean(self.last)
+    def mean(self)->float: # 0..1
+        "Mean accuracy over seeds."
+        return statistics.fmean(self.last)
     @property
-    def std(self): return statistics.stdev(self.last) if len(self.last) > 1 else math.nan
+    def std(self)->float: # sample standard deviation; not a number for one seed
+        "Spread over seeds."
+        return statistics.stdev(self.last) if len(self.last) > 1 else math.nan
     def __str__(self): return f'{100*self.mean:.1f} ± {100*self.std:.1f}' if len(self.last) > 1 else f'{100*self.mean:.1f}'
     def __repr__(self):
         best = statistics.fmean(self.best) if self.best else math.nan
@@ -46,7 +50,9 @@ def same_order(ds, # has .classes and .ids: what the labels of the training imag
     nameless = len(have) == len(want) and set(have) != set(want) and [str(i) for i in range(len(have))] in (have, want)
     if have != want and not nameless: raise OgmError(f'the set has classes {have[:3]}…, the validation images {want[:3]}…: same classes, same order are needed')
 
-def default_arch(ds, teacher=None): # the teacher's, else what the set remembers, else by size
+def default_arch(ds, # `DistilledSet` or `Split`
+                 teacher=None, # `Teacher`, if there is one
+                )->str: # the teacher's, else what the set remembers, else by size
     "The student when none is named: the network that the set was made with."
     known = getattr(teacher, 'arch', None) or getattr(ds, 'config', {}).get('arch')
     return known or ('convnet3' if getattr(ds, 'size', 32) <= 64 else 'resnet18')
@@ -80,7 +86,9 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              seeds=3, # how many, or a list of seeds
              arch:str|None=None, # the student; None: the network the set was made with
              teacher=None, # `Teacher` for soft labels; also gives mean, std and size
-             mean=None, std=None, size=None, # normalisation and side in pixels, when `ds` is a plain `Split`
+             mean:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
+             std:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
+             size:int|None=None, # side in px; needed when `ds` is a plain `Split`
              name:str='', # what is evaluated, for tables
              out=None, # JSON file, written after every seed; an interrupted evaluation continues from it
              work=None, # directory for checkpoints inside a seed
@@ -107,22 +115,29 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     return Score(title, labels, arch, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got])
 
 # %% ../nbs/13_evaluation.ipynb #216ff76f
-def compare(a:Score, b:Score)->dict: # two scores on the same seeds
-    "Paired comparison of two scores: mean difference, its standard deviation, two-sided p. Raises `OgmError` on different seeds."
+def compare(a:Score, # one score
+            b:Score, # another, with at least one seed in common
+           )->dict: # of the seeds that both have: 'difference' a - b and its 'std' in fractions, two-sided 'p', 'n' seeds
+    "Paired comparison of two scores on their common seeds. Raises `OgmError` when there are none."
     from scipy.stats import ttest_rel
-    if a.seeds != b.seeds: raise OgmError(f'{a.name or "A"} has seeds {a.seeds}, {b.name or "B"} has {b.seeds}: a paired test needs the same')
-    d = [x - y for x, y in zip(a.last, b.last)]
-    p = float(ttest_rel(a.last, b.last).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
+    A, B = (dict(zip(s.seeds, s.last)) for s in (a, b)); both = [s for s in A if s in B]
+    if not both: raise OgmError(f'{a.name or "A"} has seeds {a.seeds}, {b.name or "B"} has {b.seeds}: a paired test needs the same')
+    x, y = [A[s] for s in both], [B[s] for s in both]; d = [u - v for u, v in zip(x, y)]
+    p = float(ttest_rel(x, y).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
     return dict(difference=statistics.fmean(d), std=statistics.stdev(d) if len(d) > 1 else math.nan, p=p, n=len(d))
 
 # %% ../nbs/13_evaluation.ipynb #61d4a744
-def hlr(full:Score, distilled:Score)->float: # scores with hard labels
-    "Hard-label recovery (DD-Ranking): accuracy lost against the whole set, as a fraction; smaller is better."
+def hlr(full:Score, # of the whole set, with hard labels
+        distilled:Score, # of the distilled set, with hard labels
+       )->float: # difference of two accuracies, -1..1
+    "Hard-label recovery (DD-Ranking): accuracy lost against the whole set, as a fraction; smaller is better. Raises `OgmError` on soft labels."
     if {full.labels, distilled.labels} != {'hard'}: raise OgmError('HLR compares scores with hard labels')
     return full.mean - distilled.mean
 
-def ior(distilled:Score, random:Score)->float: # scores with the same labels and recipe
-    "Improvement over random (DD-Ranking), as a fraction; larger is better."
+def ior(distilled:Score, # of the distilled set
+        random:Score, # of randomly chosen images, with the same labels and recipe
+       )->float: # difference of two accuracies, -1..1
+    "Improvement over random (DD-Ranking), as a fraction; larger is better. Raises `OgmError` when labels or recipes differ."
     if (distilled.labels, distilled.recipe) != (random.labels, random.recipe): raise OgmError('IOR compares scores with the same labels and recipe')
     return distilled.mean - random.mean
 

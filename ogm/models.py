@@ -48,25 +48,30 @@ def _small_stem(net):
     return net
 
 # %% ../nbs/03_models.ipynb #508329d4
+def _vit_tiny(n_classes, size):
+    return torchvision.models.VisionTransformer(size, 4 if size <= 64 else 16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=n_classes)
+
+# %% ../nbs/03_models.ipynb #f95a02e5
 def _torchvision(arch, n_classes, size):
+    if arch == 'vit_tiny': return _vit_tiny(n_classes, size)
     kw = {}
     if arch in ('googlenet', 'inception_v3'): kw = dict(aux_logits=False, init_weights=True)
     if arch.startswith('vit_'): kw = dict(image_size=size)
     net = torchvision.models.get_model(arch, weights=None, num_classes=n_classes, **kw)
     return _small_stem(net) if size <= 64 and isinstance(net, torchvision.models.ResNet) else net
 
-# %% ../nbs/03_models.ipynb #f95a02e5
+# %% ../nbs/03_models.ipynb #06a8ef8c
 _CONVNET = re.compile(r'convnet([1-9]\d?)(?:-w([1-9]\d*))?(?:-(bn|in|ln|gn|none))?')
 
 def archs()->list: # of names
     "Names that `build` knows; ConvNets of every depth, width and norm follow the pattern `convnet3-w128-bn`."
-    return ['convnet3', 'convnet4', *torchvision.models.list_models(module=torchvision.models)]
+    return ['convnet3', 'convnet4', 'vit_tiny', *torchvision.models.list_models(module=torchvision.models)]
 
 def _unknown(arch):
     near = difflib.get_close_matches(str(arch).lower(), archs(), n=3, cutoff=0.4) or archs()[:3]
     return OgmError(f'unknown architecture {arch!r}: did you mean {", ".join(near)}? (ConvNets: convnet3, convnet3-w32, convnet4-w64-in)')
 
-# %% ../nbs/03_models.ipynb #06a8ef8c
+# %% ../nbs/03_models.ipynb #90713c0a
 def _convnet(arch, n_classes, size, width, depth, norm):
     if width > 1024 or depth > 12 or size > 1024:
         try:
@@ -75,7 +80,7 @@ def _convnet(arch, n_classes, size, width, depth, norm):
         if n > 2**30: raise OgmError(f'{arch} at {size} px would have {n:.2g} parameters: choose a smaller width or depth')
     return ConvNet(n_classes, size, width, depth, norm)
 
-# %% ../nbs/03_models.ipynb #f2191f68
+# %% ../nbs/03_models.ipynb #5a68dca3
 def _accepts(net, size):
     state = {k: v.to('meta') for k, v in [*net.named_parameters(), *net.named_buffers()]}
     was = net.training
@@ -96,7 +101,7 @@ def build(arch:str, # e.g. 'convnet3-w32', 'resnet18', any torchvision classifie
     if not _accepts(net, size): raise OgmError(f'{arch} needs larger images than {size} px: choose convnet3 or resnet18, or a larger --size')
     return net
 
-# %% ../nbs/03_models.ipynb #20deac34
+# %% ../nbs/03_models.ipynb #52be5c89
 def _rgb(v, x): return torch.tensor(v, device=x.device, dtype=torch.float32).view(3, 1, 1)
 
 def normalize(images:torch.Tensor, # uint8 (..., 3, h, w), 0..255
@@ -106,6 +111,7 @@ def normalize(images:torch.Tensor, # uint8 (..., 3, h, w), 0..255
     "Bytes to what a network sees."
     return (images.float()/255 - _rgb(mean, images))/_rgb(std, images)
 
+# %% ../nbs/03_models.ipynb #3470cbda
 def denormalize(x:torch.Tensor, # float (..., 3, h, w)
                 mean, # 3 numbers in [0, 1]
                 std, # 3 numbers in [0, 1]
@@ -113,7 +119,7 @@ def denormalize(x:torch.Tensor, # float (..., 3, h, w)
     "What a network sees back to bytes, rounded to the nearest."
     return ((x.detach().float()*_rgb(std, x) + _rgb(mean, x))*255).round().clamp(0, 255).to(torch.uint8)
 
-# %% ../nbs/03_models.ipynb #3470cbda
+# %% ../nbs/03_models.ipynb #914a1c92
 class _Pixels: # for a module that has .mean, .std and .device
     def normalize(self, images): # uint8 (..., 3, h, w) -> float32
         return normalize(images, self.mean, self.std)
@@ -123,7 +129,7 @@ class _Pixels: # for a module that has .mean, .std and .device
         "Black and white as the network sees them."
         return tuple(self.normalize(torch.full((1, 3, 1, 1), v, dtype=torch.uint8, device=self.device)) for v in (0, 255))
 
-# %% ../nbs/03_models.ipynb #4fee83a9
+# %% ../nbs/03_models.ipynb #71727d39
 class Teacher(_Pixels, nn.Module):
     "A frozen network with all that is needed to use it rightly."
     def __init__(self,
@@ -143,24 +149,36 @@ class Teacher(_Pixels, nn.Module):
         self.classes, self.ids = list(map(str, classes)), list(map(str, ids)) if ids else None
         self.register_buffer('columns', None if columns is None else torch.as_tensor(columns), persistent=False)
         self.eval().requires_grad_(False); self.to()
-    def train(self, mode=True): return super().train(False)
-    def to(self, *args, **kw):
+    def train(self, mode:bool=True, # accepted for PyTorch's sake
+             )->'Teacher': # itself, in evaluation mode whatever was asked
+        "Does nothing: a teacher is frozen."
+        return super().train(False)
+    def to(self, *args, # as for `nn.Module.to`: device, dtype
+           **kw, # as for `nn.Module.to`
+          )->'Teacher': # itself
+        "Moves the weights, and lays them out as the device likes them: channels last on a CPU."
         was, now = self.device.type, super().to(*args, **kw).device.type
         if 'cpu' in (was, now): self.net.to(memory_format=torch.channels_last if now == 'cpu' else torch.contiguous_format)
         return self
-    def forward(self, x): # normalised float (b, 3, size, size) -> logits (b, n_classes)
+    def forward(self, x:torch.Tensor, # normalised float (b, 3, size, size)
+               )->torch.Tensor: # logits (b, n_classes), in the order of `classes`
+        "The network's answers, in the order of the classes."
         out = self.net(x)
         return out if self.columns is None else out[:, self.columns]
     @property
-    def n_classes(self): return len(self.classes)
+    def n_classes(self)->int: # at least 1
+        "How many classes it tells apart."
+        return len(self.classes)
     @property
-    def device(self): return next((t.device for t in [*self.net.parameters(), *self.net.buffers()]), torch.device('cpu'))
+    def device(self)->torch.device: # the CPU for a network without parameters
+        "Where the weights are."
+        return next((t.device for t in [*self.net.parameters(), *self.net.buffers()]), torch.device('cpu'))
     def __repr__(self):
         acc = 'unknown' if self.accuracy is None else f'{self.accuracy:.1%}'
         names = ', '.join(self.classes[:3]) + (', …' if self.n_classes > 3 else '')
         return f'Teacher {self.arch}, {self.size} px, {self.n_classes} classes ({names}), accuracy {acc}'
 
-# %% ../nbs/03_models.ipynb #2ce8f43f
+# %% ../nbs/03_models.ipynb #cea7c770
 def _plain(name): return re.sub(r'[\s_-]+', ' ', str(name).split(',')[0]).strip().lower()
 
 def _numbered(names): return list(names) == [str(i) for i in range(len(names))]
@@ -170,7 +188,7 @@ def _mismatch(have, want, kind):
     return OgmError(f'teacher and source disagree about the classes: of the source\'s {len(want)} {kind} the teacher does not know {less[:3]}, '
                     f'of the teacher\'s {len(have)} the source has not {more[:3]}; give a teacher trained on these classes')
 
-# %% ../nbs/03_models.ipynb #79ec814d
+# %% ../nbs/03_models.ipynb #a27947a0
 def _find(have, want, kind):
     if have == want: return list(range(len(have)))
     if any(c not in have for c in want): raise _mismatch(have, want, kind)
@@ -187,7 +205,7 @@ def match_classes(teacher, # has .classes and .ids
     if set(have) != set(want) and len(have) == len(want) and (_numbered(have) or _numbered(want)): return list(range(len(have))), 'positions'
     return _find(have, want, 'names'), 'names'
 
-# %% ../nbs/03_models.ipynb #cea7c770
+# %% ../nbs/03_models.ipynb #c5227f64
 @torch.no_grad()
 def check_teacher(teacher, # a `Teacher` whose columns are in the order of the split's labels
                   split, # labelled images
@@ -205,7 +223,7 @@ def check_teacher(teacher, # a `Teacher` whose columns are in the order of the s
                       'are its classes in the same order as the source\'s?', stacklevel=2)
     return acc
 
-# %% ../nbs/03_models.ipynb #a27947a0
+# %% ../nbs/03_models.ipynb #2a52d7b6
 def align(teacher:Teacher, # any teacher
           source, # a `Source`, or a pair (classes, ids)
          )->Teacher: # the same network, logits in the order of the source's classes
@@ -220,15 +238,17 @@ def align(teacher:Teacher, # any teacher
     if how != 'ids' and val is not None and len(val): check_teacher(out, val)
     return out
 
+# %% ../nbs/03_models.ipynb #c6f96192
 @patch
-def aligned(self:Teacher, source)->Teacher: # as for `align`
-    "This teacher with its logits in the order of `source`'s classes: see `align`."
+def aligned(self:Teacher, source, # a `Source`, or a pair (classes, ids)
+           )->Teacher: # the same network, logits in the order of the source's classes
+    "This teacher with its logits in the order of `source`'s classes: see `align`. Raises `OgmError` on a mismatch."
     return align(self, source)
 
 class _Names:
     def __init__(self, classes, ids=None): self.classes, self.ids = classes, ids
 
-# %% ../nbs/03_models.ipynb #c6f96192
+# %% ../nbs/03_models.ipynb #34197020
 @patch
 def _meta(self:Teacher):
     cols = None if self.columns is None else self.columns.tolist()
@@ -236,10 +256,12 @@ def _meta(self:Teacher):
                 accuracy=self.accuracy, n_logits=self.n_logits, columns=cols)
 
 @patch
-def save(self:Teacher, path): # a .safetensors file
-    "Weights, normalisation, size, classes and ids in one file."
+def save(self:Teacher, path:str|Path, # a .safetensors file
+        ):
+    "Weights, normalisation, size, classes and ids in one file. Raises `OgmError` when the disk refuses."
     save_tensors(path, self.net.state_dict(), **self._meta())
 
+# %% ../nbs/03_models.ipynb #10f5f8a1
 @patch
 def sha256(self:Teacher)->str: # 64 hexadecimal digits
     "Fingerprint of the weights, the normalisation and the class list."
@@ -248,7 +270,7 @@ def sha256(self:Teacher)->str: # 64 hexadecimal digits
         h.update(k.encode()); h.update(v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/03_models.ipynb #2bf5a276
+# %% ../nbs/03_models.ipynb #6c32fc80
 def _read_pth(path):
     try:
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); state = torch.load(path, map_location='cpu', weights_only=True)
@@ -260,7 +282,7 @@ def _read_pth(path):
         raise OgmError(f'{str(path)!r} holds no state dict: save net.state_dict()')
     return {k.removeprefix('module.'): v for k, v in state.items()}
 
-# %% ../nbs/03_models.ipynb #2ea17091
+# %% ../nbs/03_models.ipynb #59341d46
 def _fill(net, state, arch, size, path):
     try: net.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, KeyError) as e: raise OgmError(f'{str(path)!r} does not fit {arch} at {size} px: {" ".join(str(e).split())[:200]}') from e
@@ -270,7 +292,7 @@ def _lines(ids): # a list, or a text file with one id a line
     try: return Path(ids).read_text().split() if isinstance(ids, (str, Path)) else ids
     except (OSError, ValueError) as e: raise OgmError(f'cannot read the class ids in {str(ids)!r}: {getattr(e, "strerror", None) or "it is not text"}') from e
 
-# %% ../nbs/03_models.ipynb #34197020
+# %% ../nbs/03_models.ipynb #ee4b453b
 def _believable(meta, state, path):
     "Raise `OgmError` for metadata that no teacher could have."
     if not isinstance(meta, dict): raise OgmError(f'{str(path)!r} has no usable metadata: save the teacher again')
@@ -283,7 +305,7 @@ def _believable(meta, state, path):
     for k, ok in good.items():
         if meta.get(k) is not None and not ok(meta[k]): raise OgmError(f'{str(path)!r} has an impossible {k} ({repr(meta[k])[:40]}): save the teacher again')
 
-# %% ../nbs/03_models.ipynb #10f5f8a1
+# %% ../nbs/03_models.ipynb #5723283a
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, ids=None):
@@ -300,7 +322,7 @@ def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, id
     return Teacher(net, arch, size, mean or meta.get('mean') or IMAGENET['mean'], std or meta.get('std') or IMAGENET['std'],
                    classes or range(n), ids, meta.get('accuracy'), cols, n)
 
-# %% ../nbs/03_models.ipynb #6c32fc80
+# %% ../nbs/03_models.ipynb #507d1ba0
 def _weights(name, which):
     try: every = torchvision.models.get_model_weights(name)
     except ValueError: raise _unknown(name) from None
@@ -318,7 +340,7 @@ def _from_torchvision(name, which=None, size=None, mean=None, std=None, classes=
     acc = w.meta.get('_metrics', {}).get('ImageNet-1K', {}).get('acc@1')
     return Teacher(net, name, size or t.crop_size[0], mean, std, classes or w.meta['categories'], _lines(ids), acc and acc/100)
 
-# %% ../nbs/03_models.ipynb #dc05543c
+# %% ../nbs/03_models.ipynb #46745bfb
 def load_teacher(spec, # 'torchvision:NAME[.WEIGHTS]', a .safetensors or .pth file, or a `Teacher`
                  source=None, # a `Source` to align with; None leaves the classes as they are
                  arch:str=None, # needed for .pth files

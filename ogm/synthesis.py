@@ -96,27 +96,52 @@ def gather_rows(t:torch.Tensor, # (own rows, ...)
     return torch.cat([p if r < short or not short else p[:most-1] for r, p in enumerate(parts)])
 
 # %% ../nbs/12_synthesis.ipynb #ef4b7091
+def _member(teacher, target, s, device): # (teacher, its layers, its oriented target), checked
+    layers = match_layers(teacher.to(device).net, s.matcher, s.layers)
+    if missing := [n for n in layers if n not in target]: raise OgmError(f'the real target lacks layer {missing[0]!r}: compute it with the same layers')
+    if odd := [n for n, m in layers.items() if target[n].shape != matrix_shape(m, s.view, s.matcher)]:
+        raise OgmError(f'the real target has another shape than layer {odd[0]!r}: compute it again, with this teacher, this view and this matcher')
+    if bad := [n for n in layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
+    return teacher, layers, orient({n: target[n].to(device) for n in layers}, s.eps, s.orthogonal and s.matcher != 'bn')
+
+def _listed(x): return list(x) if isinstance(x, (list, tuple)) else [x]
+
+# %% ../nbs/12_synthesis.ipynb #431af00c
 class Synthesis:
-    "One run of Algorithm 2: call `step` until `done`. See `distill` for the way to use it."
-    def __init__(self, teacher, # frozen `Teacher`, its classes in the order of the labels
+    "One run of Algorithm 2: call `step` until `done`. See `distill` for the way to use it. Raises `OgmError` when a target does not fit its teacher, or teachers do not fit each other."
+    def __init__(self, teacher, # frozen `Teacher`, its classes in the order of the labels; or a list of them, a committee
                  start, # `DistilledSet` to begin from
-                 target:dict, # name -> pseudo-gradient of the real set, not yet orthogonalised
+                 target, # name -> pseudo-gradient of the real set, not yet orthogonalised; of a committee: a list, one for each
                  settings:Settings, # what to do
                  device): # where
-        self.teacher, self.start, self.s, self.device = teacher.to(device), start, settings, torch.device(device)
-        self.layers, (self.lo, self.hi) = match_layers(teacher.net, settings.matcher, settings.layers), self.teacher.bounds()
-        if missing := [n for n in self.layers if n not in target]: raise OgmError(f'the real target lacks layer {missing[0]!r}: compute it with the same layers')
-        if odd := [n for n, m in self.layers.items() if target[n].shape != matrix_shape(m, settings.view, settings.matcher)]:
-            raise OgmError(f'the real target has another shape than layer {odd[0]!r}: compute it again, with this teacher, this view and this matcher')
-        if bad := [n for n in self.layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
-        self.target = orient({n: target[n].to(device) for n in self.layers}, settings.eps, settings.orthogonal and settings.matcher != 'bn')
-        self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
+        teachers, targets = _listed(teacher), _listed(target)
+        if not teachers or len(teachers) != len(targets): raise OgmError(f'{len(teachers)} teachers and {len(targets)} real targets: give one target for each teacher')
+        if len({(t.mean, t.std, t.size) for t in teachers}) > 1: raise OgmError('the teachers of a committee normalise differently: train them on the same images, at the same size')
+        self.members = [_member(t, g, settings, device) for t, g in zip(teachers, targets)]
+        self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teachers[0].bounds()
+        self.b, self.t, self.past, self.log, self.finished = 1, 0, [None]*len(teachers), [], []
         self.load_batch()
 
     @property
+    def turn(self)->int: # 0 .. members - 1
+        "Which member judges the next step."
+        return self.t % len(self.members)
+    @property
+    def teacher(self): # a `Teacher`
+        "The member whose turn it is."
+        return self.members[self.turn][0]
+    @property
+    def layers(self)->dict: # name -> layer
+        "Its layers that are matched."
+        return self.members[self.turn][1]
+    @property
+    def target(self)->dict: # name -> (r, c) matrix
+        "Its target, oriented."
+        return self.members[self.turn][2]
+    @property
     def size(self)->int: # images in a whole batch, over all ranks
         "The number of images that share a step."
-        return self.s.batch*world_size() # images in a whole batch
+        return self.s.batch*world_size()
     @property
     def n_batches(self)->int: # at least 1
         "How many batches the images make."
@@ -126,7 +151,7 @@ class Synthesis:
         "Whether every batch has had its steps."
         return self.b > self.n_batches
 
-# %% ../nbs/12_synthesis.ipynb #431af00c
+# %% ../nbs/12_synthesis.ipynb #4199d018
 def _load_batch(self):
     "Pixels, labels and a fresh Adam for batch `b`."
     rows = slice((self.b-1)*self.size, self.b*self.size)
@@ -135,24 +160,24 @@ def _load_batch(self):
     self.x = self.teacher.normalize(images[self.own].to(self.device)).requires_grad_()
     self.y, self.adam = labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
-def _gradients(self):
-    "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for this step's views."
-    factor = self.start.factor if self.s.patch_views else 1
-    boxes, flips = draw_views(self.n, self.x.shape[-1], factor, self.s.scale, rng(self.s.seed, 'views', self.b, self.t))
-    with watch(self.layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = self.teacher(look(self.x, boxes[self.own], flips[self.own]))
+def _gradients(self, t=None):
+    "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for the views and the teacher of step `t`, by default the present one."
+    t = self.t if t is None else t; (teacher, layers, _), past = (of[t % len(self.members)] for of in (self.members, self.past)); factor = self.start.factor if self.s.patch_views else 1
+    boxes, flips = draw_views(self.n, self.x.shape[-1], factor, self.s.scale, rng(self.s.seed, 'views', self.b, t))
+    with watch(layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = teacher(look(self.x, boxes[self.own], flips[self.own]))
     ce = F.cross_entropy(logits, self.y, reduction='sum') if self.s.matcher == 'true' else None
-    G = share_sums(measure(self.s.matcher, seen, self.layers, self.s.view, ce, create_graph=True))
+    G = share_sums(measure(self.s.matcher, seen, layers, self.s.view, ce, create_graph=True))
     G = {n: g/self.n for n, g in G.items()}
-    return logits, (running_mean(G, self.past, self.b) if self.s.history else G)
+    return logits, (running_mean(G, past, self.b) if self.s.history else G)
 
 Synthesis.load_batch, Synthesis.gradients = _load_batch, _gradients
 
-# %% ../nbs/12_synthesis.ipynb #10478dae
+# %% ../nbs/12_synthesis.ipynb #20df17dd
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
     logits, G = self.gradients()
-    try: loss, ce, d = ogm_loss(logits, self.y, G, self.target, self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True)
+    try: loss, ce, d = ogm_loss(logits, self.y, G, self.members[self.turn][2], self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True)
     except OgmError as e: raise OgmError(self.diagnose(G) or str(e)) from e
     self.adam.zero_grad(); loss.backward()
     if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose(G) or self.where('in the loss or its derivative'))
@@ -160,33 +185,37 @@ def _step(self):
     self.t += 1
     return ce.detach(), d.detach(), G
 
-# %% ../nbs/12_synthesis.ipynb #1fa0a720
+# %% ../nbs/12_synthesis.ipynb #51b1659a
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
 
+def _histories(self, G): # a history for each member; `G` is of the last step that was made
+    K, last = len(self.members), max(self.t - 1, 0); turns = [last if k == last % K else last + 1 + (k - last - 1) % K for k in range(K)]
+    return [{n: g.detach() for n, g in (G if t == last else self.gradients(t)[1]).items()} for t in turns]
+
 def _advance(self, G):
     "Close batch `b`: keep its images and its share of the history, open the next."
-    self.past = {n: g.detach() for n, g in G.items()} if self.s.history else None
+    if self.s.history: self.past = _histories(self, G)
     self.finished.append(self.teacher.denormalize(gather_rows(self.x.detach(), self.n)).cpu())
     self.b, self.t = self.b + 1, 0
     if not self.done: self.load_batch()
 
 Synthesis.step, Synthesis.where, Synthesis.diagnose, Synthesis.advance = _step, _where, _diagnose, _advance
 
-# %% ../nbs/12_synthesis.ipynb #567fb22a
+# %% ../nbs/12_synthesis.ipynb #c6e94984
 def _fingerprint(self):
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) != ('matcher', 'pseudo')} # younger than the first checkpoints: counts when used
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
-    for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
-    return h.hexdigest() + self.teacher.sha256()[:16]
+    for t in (self.start.images, self.start.labels, *[g[n].cpu() for _, _, g in self.members for n in sorted(g)]): h.update(t.contiguous().numpy().tobytes())
+    return h.hexdigest() + ''.join(t.sha256()[:16] for t, _, _ in self.members)
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
-    return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
+    return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past{k or ""}.{n}': g for k, past in enumerate(self.past) for n, g in (past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #cfb9a79f
+# %% ../nbs/12_synthesis.ipynb #7dc55de5
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -197,7 +226,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #7dc55de5
+# %% ../nbs/12_synthesis.ipynb #6dc229ad
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -206,7 +235,7 @@ def _resume(self, work):
     if not isinstance(meta, dict) or meta.get('key') != self.key: raise OgmError(f'{str(file)!r} belongs to other settings or images: choose another --out or delete that file')
     self.finished = [_finished(work, b, self.key) for b in range(1, meta['b'])]
     self.b, self.t, self.log = meta['b'], meta['t'], meta['log']
-    self.past = {n[5:]: g for n, g in state.items() if n.startswith('past.')} or None
+    self.past = [{n.partition('.')[2]: g for n, g in state.items() if n.startswith(f'past{k or ""}.')} or None for k in range(len(self.members))]
     if not self.done: self.restore(state)
 
 def _finished(work, b, key):
@@ -220,7 +249,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #491da650
+# %% ../nbs/12_synthesis.ipynb #5ce60bc4
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -236,12 +265,12 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #c1036852
+# %% ../nbs/12_synthesis.ipynb #798da8e0
 def distill(source, # `Source` of real images
-            teacher, # `Teacher` trained on them
+            teacher, # `Teacher` trained on them, or a list of them that take turns
             start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`
             *,
-            target:dict|None=None, # name -> pseudo-gradient of the real set; None computes it
+            target=None, # name -> pseudo-gradient of the real set, of several teachers a list; None computes it
             work=None, # directory for checkpoints; None keeps none
             every:int=100, # steps between checkpoints
             log:list|None=None, # filled with [batch, step, cross-entropy, distance]
@@ -249,12 +278,12 @@ def distill(source, # `Source` of real images
             **settings, # see `Settings`
            )->DistilledSet: # the synthetic images
     "Orthogonal Gradient Matching (Algorithm 2). Raises `OgmError` on mismatched classes or sizes and on numbers that are not finite."
-    device, s, teacher = pick_device(device), Settings(**settings), teacher.aligned(source)
+    device, s, teachers = pick_device(device), Settings(**settings), [t.aligned(source) for t in _listed(teacher)]
     if list(start.classes) != list(source.classes): raise OgmError(f'the start has classes {start.classes[:3]}…, the source {source.classes[:3]}…: make the start from this source')
-    if start.size != teacher.size: raise OgmError(f'the start has images of {start.size} px, the teacher wants {teacher.size} px')
+    if odd := [t.size for t in teachers if t.size != start.size]: raise OgmError(f'the start has images of {start.size} px, the teacher wants {odd[0]} px')
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
-    if target is None: target = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
-    run = Synthesis(teacher, start, target, s, device)
+    if target is None: target = [real_target(source.train, t, s.view, match_layers(t.net, s.matcher, s.layers), device=device, matcher=s.matcher) for t in teachers]
+    run = Synthesis(teachers, start, target, s, device)
     if work: run.resume(work)
     run.run(work, every)
     if log is not None: log.extend(run.log)
