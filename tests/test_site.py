@@ -1,5 +1,5 @@
 "The site builds offline, every link and anchor in it leads somewhere, no formula is blank, and a browser shows every page without complaint."
-import functools, http.server, json, os, re, shutil, subprocess, sys, threading
+import ast, functools, http.server, json, os, re, shutil, subprocess, sys, threading
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
@@ -141,6 +141,31 @@ def test_every_public_name_is_documented(html):
     assert not missing, f'no heading for {missing}'
     assert {p.stem for p in LIB.glob('[a-z]*.py')} <= {m.rpartition('.')[2] for m in idx.d['syms']}, 'ogm/_modidx.py is stale: nbdev_export'
 
+def test_functions_stand_in_the_order_of_the_page(html):
+    "Each is shown where it is defined, and what is defined in one cell in the order of that cell."
+    for file in sorted(LIB.glob('[a-z]*.py')):
+        page = html.get(f'{file.stem}.html')
+        names = [n.name.lower() for n in ast.parse(file.read_text(encoding='utf-8')).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
+        shown = [i for i in page.ids if i in names] if page else []
+        assert shown == [n for n in dict.fromkeys(names) if n in shown], f'{file.stem}.html: {shown}'
+
+@pytest.mark.parametrize('kinds,order', [('dsd-', 'BAs-'), ('dsddds', 'CBAsDs'), ('dsdsd-', 'AsCBs-'), ('-dsds', '-AsBs'), ('dsdd', 'CBAs')])
+def test_order_of_signatures(kinds, order):
+    "d: a signature as nbdev leaves it; s: source of the cell that it came from."
+    names = iter('ABCDEFG'); source = {'d': 'show_doc(', 's': '#| code-summary: "Exported source"', '-': 'text'}
+    cells = [dict(source=source[k], name=next(names) if k == 'd' else k) for k in kinds]
+    assert ''.join(c['name'] for c in docs.in_order(cells)) == order
+
+def test_long_lines_go_on_below():
+    "A line is one piece, and what a highlighter has begun above it, such as a string, goes on in it; the text stays what it was."
+    code = '<code class="sourceCode python">a\n<span class="st">"' + 'x'*40 + '\n    ' + 'y'*40 + '"</span></code>'
+    done = re.sub(r'(<code class="sourceCode [^"]*">)(.*?)</code>', docs.code_lines, code, flags=re.S); text = lambda t: re.sub('<[^>]+>', '', t)
+    assert text(done) == text(code) and done.count('<span class="ln"') == 2 and done.count('<span') == done.count('</span>') and 'style="--i:4"><span class="st">' in done
+
+def test_a_figure_stays_in_one_piece():
+    cell = lambda t: re.sub(r'(?<=>)([^<>]*)(?=</td>)', docs.unbroken, f'<td>{t}</td>')
+    assert '\N{NO-BREAK SPACE}' in cell('+5.9 ± 1.0') and '\N{NO-BREAK SPACE}' in cell('&lt; 0.001') and cell('ten 10') == '<td>ten 10</td>'
+
 # ---- in a browser
 
 CHROMIUM = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
@@ -221,4 +246,10 @@ def test_search_and_dark_mode(browser, address):
             page.reload(); page.evaluate('smalldocsToggleScheme()'); page.wait_for_timeout(300)
         page.keyboard.press('/'); page.keyboard.type('address_seed'); page.wait_for_selector('a.search-result[href*="core.html"]')
         page.keyboard.press('ArrowDown'); page.keyboard.press('Enter'); page.wait_for_url('**/core.html*')
+        for typed, wanted in [('whole disk temporary', 'core.html#whole'), ('eigenvectors gap', 'polar.html'), ('ogm_loss', 'loss.html#ogm_loss'), ('newton shulz', 'polar.html')]: # words apart, a name, a slip
+            page.keyboard.press('/'); page.keyboard.press('Control+a'); page.keyboard.type(typed)
+            page.wait_for_function("t => document.querySelector('.smalldocs-search-results').innerText.length && document.querySelector('.smalldocs-search input').value == t", arg=typed)
+            page.wait_for_timeout(400); first = [a.get_attribute('href') for a in page.query_selector_all('a.search-result')][:3]
+            assert any(wanted in h for h in first), f'{typed}: {first}'
+            page.keyboard.press('Escape')
     finally: page.close()

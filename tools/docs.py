@@ -49,8 +49,16 @@ def stage(proc, dest):
             if c['cell_type'] == 'markdown': c['source'] = rename_links(''.join(c['source']), pages)
             for o in c.get('outputs', []):
                 if (md := o.get('data', {}).get('text/markdown')): o['data']['text/markdown'] = unlink_code(''.join(md))
+        nb['cells'] = in_order(nb['cells'])
         p.unlink(); (dest/page_name(p.name)).write_text(json.dumps(nb), encoding='utf-8')
     for p in dest.glob('*.yml'): p.write_text(rename_links(drop_missing(p.read_text(encoding='utf-8'), pages, p.name), pages), encoding='utf-8')
+
+def in_order(cells):
+    "`cells` with the signatures of a cell that defines several functions before its source and in its order: nbdev puts the last one first and the others behind."
+    kinds = ''.join('d' if re.search(r'^show_doc\(', ''.join(c['source']), re.M) else 's' if 'Exported source' in ''.join(c['source']) else '-' for c in cells)
+    for m in re.finditer('ds(d*?)(?=ds|[^d]|$)', kinds): # the signature in front of the next source belongs to that
+        a, b = m.span(); cells[a:b] = [*cells[a+2:b][::-1], cells[a], cells[a+1]]
+    return cells
 
 def unlink_code(md):
     "`md` without the links that nbdev puts into the comments of a signature, where they would be shown as typed."
@@ -87,6 +95,22 @@ def picture(m, out, alt='output of the code above'):
     w, h = struct.unpack('>II', data[16:24])
     return f'<img alt="{alt}" src="{name}" width="{w}" height="{h}" loading="lazy"'
 
+def code_lines(m):
+    "Code line by line, so that a line too long for the page goes on below, set in from where it began."
+    out, opened = [], []
+    for line in m[2].split('\n'):
+        start = ''.join(opened) # what a highlighter began on a line above, such as a string, begins anew
+        for tag in re.findall(r'<[^>]+>', line): opened.pop() if tag[1] == '/' else opened.append(tag)
+        indent = len(line) - len(line.lstrip(' '))
+        long = len(html.unescape(re.sub(r'<[^>]+>', '', line))) > 36 # than a telephone is wide
+        line = start + line + '</span>'*len(opened)
+        out.append(f'<span class="ln" style="--i:{indent}">{line}</span>' if long else line)
+    return m[1] + '\n'.join(out) + '</code>'
+
+def unbroken(m):
+    "A cell of a table that holds a figure and its spread, in one piece."
+    return m[0].replace(' ', '\N{NO-BREAK SPACE}') if re.fullmatch(r'(?:p = )?[-+<≤≥−–±\d.,% ]*\d[-+<≤≥−–±\d.,% ]*', html.unescape(m[1])) else m[0]
+
 def from_anywhere(t, top):
     "The page `t` with links that hold wherever it is shown: a host shows 404.html in place of any page that is missing, however deep."
     t = re.sub(r'\b(href|src)="(?![a-z]+:|[#/])(?:\./)?([^"]*)"', lambda m: f'{m[1]}="{top}/{m[2]}"', t)
@@ -105,9 +129,13 @@ def finish(out, base):
         t = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', lambda m: formula(m, n), t, flags=re.S)
         t = re.sub(r'<img (?:class="[^"]*" )?src="data:image/png;base64,([^"]+)"', lambda m: picture(m, out), t)
         t = re.sub(rf'href="{re.escape(base)}/([^"]*)"', link, t)
+        t = re.sub(r'(<script src="[^"]*fuse/)fuse\.min\.js"></script>', r'\g<0>\1search.js"></script>', t)
+        t = re.sub(r'(<code class="sourceCode [^"]*">)(.*?)</code>', code_lines, t, flags=re.S)
+        t = re.sub(r'(?<=>)([^<>]*)(?=</td>)', unbroken, t)
         t = re.sub(r'(<table\b.*?</table>)', r'<div class="table-scroll">\1</div>', t, flags=re.S)
         if n == '404.html': t = from_anywhere(t, urlsplit(base).path)
         (out/n).write_text(t, encoding='utf-8')
+    shutil.copy(Path(__file__).with_name('search.js'), out/'site_libs'/'fuse')
     for p in out.rglob('*.css'): # themes ask Google for their fonts
         css = p.read_text(encoding='utf-8'); p.write_text(re.sub(r'@import\s*(?:url\([^)]*\)|"[^"]*"|\'[^\']*\')\s*;?', '', css), encoding='utf-8')
 
