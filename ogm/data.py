@@ -247,7 +247,7 @@ def batches(self:Split, size:int, # side, px
 def sample(self:Split, ipc:int, # images per class
            seed:int=0, # the run's seed
           )->Split: # ipc * n_classes images
-    "Random `ipc` images of each class; row k*C + c is the k-th of class c. Raises `OgmError` when a class has fewer."
+    "Random `ipc` images of each class; row `k*C + c` is the k-th of class c. Raises `OgmError` when a class has fewer."
     if ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed')
     rows = [self.indices(c) for c in range(self.n_classes)]; n, few = min((len(r), c) for c, r in enumerate(rows))
     if n < ipc: raise OgmError(f'ipc is {ipc}, but class {self.classes[few]!r} has only {n} images: choose ipc at most {n}')

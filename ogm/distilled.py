@@ -109,7 +109,7 @@ CARD = '''---
 
 ~~~python
 from datasets import load_dataset
-ds = load_dataset('RUN', split='train')            # 🤗 datasets: image, label, class_id
+ds = load_dataset('RUN', split='train')            # Hugging Face: image, label, class_id
 from torchvision.datasets import ImageFolder
 ds = ImageFolder('RUN/images')                     # torchvision; labels in the same order
 from ogm.distilled import DistilledSet

@@ -58,7 +58,7 @@ class PatchExtract(nn.Module):
         "What `print` shows of it."
         return f'factor={self.factor}'
 
-# %% ../nbs/06_patches.ipynb #d2406b10
+# %% ../nbs/06_patches.ipynb #08b268d2
 def fit_boxes(u:torch.Tensor, # (n, 10, 4) uniform numbers in [0, 1): area, ratio, row and column of ten attempts
               height:int, # of the image, px
               width:int, # of the image, px
@@ -78,7 +78,7 @@ def fit_boxes(u:torch.Tensor, # (n, 10, 4) uniform numbers in [0, 1): area, rati
     centre = torch.tensor([(height - h0)//2, (width - w0)//2, h0, w0], device=u.device)
     return torch.where(fits.any(1)[:, None], boxes, centre)
 
-# %% ../nbs/06_patches.ipynb #08b268d2
+# %% ../nbs/06_patches.ipynb #91e9bedd
 def _rand(shape, generator, device):
     return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device)
 
@@ -93,7 +93,7 @@ def crop_boxes(n:int, # how many boxes
     "Boxes distributed as in torchvision's `RandomResizedCrop`. Raises `OgmError` as `fit_boxes` does."
     return fit_boxes(_rand((n, 10, 4), generator, device), height, width, scale, ratio)
 
-# %% ../nbs/06_patches.ipynb #dd400226
+# %% ../nbs/06_patches.ipynb #06054ff3
 def _weights(start, length, n_in, n_out): # (B,), (B,) -> (B, n_out, n_in), the A of the formula above
     step = length[:, None, None] / n_out
     i, j = (torch.arange(n, device=start.device) + .5 for n in (n_out, n_in))
@@ -115,7 +115,7 @@ def crop_resize(x:torch.Tensor, # (n, c, H, W), float
         rows = torch.bmm(x.reshape(n, c*H, W), ax.mT).view(n, c, H, sw)
         return ay[:, None] @ rows
 
-# %% ../nbs/06_patches.ipynb #cf31a499
+# %% ../nbs/06_patches.ipynb #595a1388
 def random_resized_crop(x:torch.Tensor, # (n, c, H, W), float
                         scale:tuple, # smallest and largest area, as fractions; one number is the smallest
                         size:int|tuple, # side, or (height, width), of the result in px
@@ -126,7 +126,7 @@ def random_resized_crop(x:torch.Tensor, # (n, c, H, W), float
     _check(x); scale = scale if isinstance(scale, (tuple, list)) else (scale, 1.)
     return crop_resize(x, crop_boxes(len(x), *x.shape[2:], scale, generator, ratio, x.device), size)
 
-# %% ../nbs/06_patches.ipynb #595a1388
+# %% ../nbs/06_patches.ipynb #a8c8732d
 def random_flip(x:torch.Tensor, # (n, c, H, W), any dtype
                 generator:torch.Generator|None=None, # None: torch's global generator
                 p:float=0.5, # probability of a flip
@@ -135,7 +135,7 @@ def random_flip(x:torch.Tensor, # (n, c, H, W), any dtype
     _check(x)
     return torch.where(_rand((len(x), 1, 1, 1), generator, x.device) < p, x.flip(-1), x)
 
-# %% ../nbs/06_patches.ipynb #b45211ec
+# %% ../nbs/06_patches.ipynb #49ae371e
 def resize(x:torch.Tensor, # (n, c, H, W), float
            size:int|tuple, # side, or (height, width), in px
           )->torch.Tensor: # (n, c, *size)
