@@ -127,7 +127,7 @@ class Synthesis:
         "Which member judges the next step."
         return self.t % len(self.members)
     @property
-    def teacher(self): # a `Teacher`
+    def teacher(self)->object: # a `Teacher`
         "The member whose turn it is."
         return self.members[self.turn][0]
     @property
