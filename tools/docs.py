@@ -109,7 +109,8 @@ def code_lines(m):
 
 def unbroken(m):
     "A cell of a table that holds a figure and its spread, in one piece."
-    return m[0].replace(' ', '\N{NO-BREAK SPACE}') if re.fullmatch(r'(?:p = )?[-+<≤≥−–±\d.,% ]*\d[-+<≤≥−–±\d.,% ]*', html.unescape(m[1])) else m[0]
+    figure = re.fullmatch(r'(?:p = )?[-+<≤≥−–±\d.,% ]*\d[-+<≤≥−–±\d.,% ]*', html.unescape(m[2]))
+    return f'<td class="figure"{m[1]}>{m[2]}</td>' if figure and 'class' not in m[1] else m[0]
 
 def from_anywhere(t, top):
     "The page `t` with links that hold wherever it is shown: a host shows 404.html in place of any page that is missing, however deep."
@@ -131,7 +132,7 @@ def finish(out, base):
         t = re.sub(rf'href="{re.escape(base)}/([^"]*)"', link, t)
         t = re.sub(r'(<script src="[^"]*fuse/)fuse\.min\.js"></script>', r'\g<0>\1search.js"></script>', t)
         t = re.sub(r'(<code class="sourceCode [^"]*">)(.*?)</code>', code_lines, t, flags=re.S)
-        t = re.sub(r'(?<=>)([^<>]*)(?=</td>)', unbroken, t)
+        t = re.sub(r'<td([^>]*)>([^<>]*)</td>', unbroken, t)
         t = re.sub(r'(<table\b.*?</table>)', r'<div class="table-scroll">\1</div>', t, flags=re.S)
         if n == '404.html': t = from_anywhere(t, urlsplit(base).path)
         (out/n).write_text(t, encoding='utf-8')
