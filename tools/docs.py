@@ -109,7 +109,7 @@ def code_lines(m):
 
 def unbroken(m):
     "A cell of a table that holds a figure and its spread, in one piece."
-    figure = re.fullmatch(r'(?:p = )?[-+<≤≥−–±\d.,% ]*\d[-+<≤≥−–±\d.,% ]*', html.unescape(m[2]))
+    figure = re.fullmatch(r'(?:p = )?(?:[-+<≤≥−–±\d.,% ]|of)+', html.unescape(m[2])) and re.search(r'\d', m[2])
     return f'<td class="figure"{m[1]}>{m[2]}</td>' if figure and 'class' not in m[1] else m[0]
 
 def from_anywhere(t, top):
@@ -133,6 +133,7 @@ def finish(out, base):
         t = re.sub(r'(<script src="[^"]*fuse/)fuse\.min\.js"></script>', r'\g<0>\1search.js"></script>', t)
         t = re.sub(r'(<code class="sourceCode [^"]*">)(.*?)</code>', code_lines, t, flags=re.S)
         t = re.sub(r'<td([^>]*)>([^<>]*)</td>', unbroken, t)
+        t = re.sub(r'(?<!<pre>)<code>([^<\n]{1,24})</code>', r'<code class="word">\1</code>', t) # an option is not torn at its hyphens
         t = re.sub(r'(<table\b.*?</table>)', r'<div class="table-scroll">\1</div>', t, flags=re.S)
         if n == '404.html': t = from_anywhere(t, urlsplit(base).path)
         (out/n).write_text(t, encoding='utf-8')
