@@ -53,13 +53,15 @@ def get_teacher(source, # `Source` of real images
                 seed:int, # the run's seed
                 device, # where to compute
                 work:Path, # directory that keeps what is done
+                k:int=0, # which member of a committee, from 0
                )->object: # a frozen `Teacher`, on the device
     "A teacher read or trained, and kept. Raises `OgmError` as `load_teacher` and `fit_teacher` do."
     from ogm.models import load_teacher
     from ogm.training import fit_teacher
+    name = f'teacher-{k}' if k else 'teacher'
     if spec: make = lambda: load_teacher(spec, source, arch, device=device)
-    else: make = lambda: fit_teacher(source, arch, epochs=epochs, seed=seed, device=device, checkpoint=work/'teacher.ckpt', verbose=True)
-    return kept(work/'teacher.safetensors', make, lambda t, f: t.save(f), lambda f: load_teacher(f, source, device=device)).to(device)
+    else: make = lambda: fit_teacher(source, arch, epochs=epochs, seed=seed + k, device=device, checkpoint=work/f'{name}.ckpt', verbose=True)
+    return kept(work/f'{name}.safetensors', make, lambda t, f: t.save(f), lambda f: load_teacher(f, source, device=device)).to(device)
 
 # %% ../nbs/14_cli.ipynb #dd380154
 def get_start(source, # `Source` of real images
@@ -92,12 +94,13 @@ def get_target(source, # `Source` of real images
                layers:str|None, # regular expression on layer names; None: all but short cuts
                device, # where to compute
                work:Path, # directory that keeps what is done
+               k:int=0, # which member of a committee, from 0
               )->dict: # layer name -> (c_out, m) matrix
     "The real target, computed once and kept. Raises `OgmError` when no layer fits."
     from ogm.core import load_tensors, save_tensors
     from ogm.gradients import conv_layers, real_target
     make = lambda: real_target(source.train, teacher, view, conv_layers(teacher.net, layers), device=device, work=work/'target')
-    out = kept(work/f'target-{view}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
+    out = kept(work/f'target-{view}{f"-{k}" if k else ""}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
     return out
 
 # %% ../nbs/14_cli.ipynb #152f7837
@@ -110,6 +113,13 @@ def _possible(source, init, ipc, factor): # as far as the images tell, before th
     n, few = min((len(source.train.indices(c)), c) for c in range(source.n_classes))
     if ipc > n: raise OgmError(f'ipc is {ipc}, but class {source.classes[few]!r} has only {n} image{"s"*(n > 1)}: choose ipc at most {n}')
 
+def _members(teacher, committee): # what each member is loaded from; '' trains it
+    from ogm.core import OgmError
+    if committee < 1: raise OgmError(f'committee is {committee}: give a number of teachers from 1')
+    if committee == 1 or not teacher: return [teacher]*committee
+    if len(specs := str(teacher).split(',')) != committee: raise OgmError(f'{teacher!r} names {len(specs)} teacher{"s"*(len(specs) > 1)} for a committee of {committee}: separate them by commas')
+    return specs
+
 def run_distill(source, # `Source` of real images
                 out, # run directory
                 *,
@@ -117,6 +127,7 @@ def run_distill(source, # `Source` of real images
                 teacher='', # ready teacher; '' trains one
                 arch=None, # network of that teacher; None: by image size
                 epochs=None, # epochs to train it; None: by set size
+                committee=1, # teachers that take turns, trained from the seeds that follow `seed`
                 init='rded', # start from 'rded', 'random' or 'noise'
                 ipc=10, # images per class
                 factor=None, # patches a side; None: by image size
@@ -135,13 +146,13 @@ def run_distill(source, # `Source` of real images
     if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     if overwrite and finished(out) and rank() == 0: _clear(out)
-    barrier(); work = out/'work'; _possible(source, init, ipc, factor)
-    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
-    t = get_teacher(source, teacher, arch, epochs, seed, device, work)
+    barrier(); work = out/'work'; _possible(source, init, ipc, factor); specs = _members(teacher, committee)
+    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
+    ts = [get_teacher(source, spec, arch, epochs, seed, device, work, k) for k, spec in enumerate(specs)]; t = ts[0]
     start = get_start(source, t, init, ipc, factor, seed, device, work)
-    target = get_target(source, t, s.view, s.layers, device, work)
-    ds = distill(source, t, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
-    ds.config |= dict(seed=seed, data=data, source=source.name, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy))
+    target = [get_target(source, m, s.view, s.layers, device, work, k) for k, m in enumerate(ts)]
+    ds = distill(source, ts, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
+    ds.config |= dict(seed=seed, data=data, source=source.name, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy)) | (dict(committee=[dict(sha256=m.sha256(), accuracy=m.accuracy) for m in ts]) if committee > 1 else {})
     if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
 
@@ -151,7 +162,7 @@ def _clear(out): # a finished run, on request: the artifact and its working file
     for name in ('ogm.json', 'README.md', 'preview.png'): (out/name).unlink(missing_ok=True)
     for name in ('images', 'data', 'work', 'scores'): shutil.rmtree(out/name, ignore_errors=True)
 
-# %% ../nbs/14_cli.ipynb #e33bb9e0
+# %% ../nbs/14_cli.ipynb #ee1e2051
 def _clock(f, device, n=1): # seconds of one call, after one that warms up
     import time, torch
     wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
@@ -170,13 +181,14 @@ def _sizes(n, side, batch, t, target): # bytes on disk when all is done, at most
     image, weights = 3*side**2, sum(p.numel()*p.element_size() for p in t.net.state_dict().values())
     return dict(artifact=2*n*image, start=n*image, batches=n*image, checkpoint=3*4*min(n, batch)*image + 4*sum(m.numel() for m in target.values()), teacher=4*weights, target=4*sum(m.numel() for m in target.values()))
 
-# %% ../nbs/14_cli.ipynb #eea62487
+# %% ../nbs/14_cli.ipynb #124578d9
 def plan_road(source, # `Source`
               s, # `Settings` of the synthesis
               *,
               teacher=None, # as for `distill`
               arch=None, # as for `distill`
               epochs=None, # as for `distill`
+              committee=1, # as for `distill`
               init='rded', # as for `distill`
               ipc:int=10, # images per class
               factor:int=None, # patches a side
@@ -193,7 +205,7 @@ def plan_road(source, # `Source`
         arch = arch or ('convnet3' if size <= 64 else 'resnet18'); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
         e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size); part = few.subset(range(min(len(few), r.batch_size)))
         one = _clock(lambda: train(build_seeded(arch, C, size), part, r, mean=t.mean, std=t.std, size=size, epochs=1, device=device, workers=0), device)
-        rows['teacher'] = f'{arch}, {e} epochs of {n:,} images', e*steps, e*steps*one*r.batch_size/len(part)/workers
+        rows['teacher'] = f'{committee} × {arch}, {e} epochs of {n:,} images', committee*e*steps, committee*e*steps*one*r.batch_size/len(part)/workers
     size, look = t.size, max(300, ipc*(factor or default_factor(t.size))**2); cell = size//(factor or default_factor(size))
     if init == 'rded':
         some, looked = torch.arange(min(n, 64)), int(torch.bincount(split.labels, minlength=C).clamp(max=look).sum())
@@ -201,13 +213,13 @@ def plan_road(source, # `Source`
         rows['RDED'] = f'{C:,} classes, 5 crops of {looked:,} images', math.ceil(looked/40), _clock(score, device)*looked/len(some)/workers/W
     else: rows[init] = f'{ipc*C:,} images', 1, 0.
     layers = conv_layers(t.net, s.layers); target = real_target(few, t, s.view, layers, device=device)
-    rows['target'] = f'{n:,} images, {len(layers)} layers', math.ceil(n/256), _clock(lambda: real_target(few, t, s.view, layers, device=device), device)*n/len(few)/workers
+    rows['target'] = f'{n:,} images, {len(layers)} layers', committee*math.ceil(n/256), committee*_clock(lambda: real_target(few, t, s.view, layers, device=device), device)*n/len(few)/workers
     N, whole = ipc*C, s.batch*W; m = min(N, whole); x = torch.cat([b for b, _ in few.batches(size, 64)])[torch.arange(m) % len(few)]
     run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor or default_factor(size)), target, s, device)
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
-# %% ../nbs/14_cli.ipynb #b6525a13
+# %% ../nbs/14_cli.ipynb #e70620ac
 def plan_text(p:dict, # from `plan_road`
              )->str: # a small table
     "The plan in words: what is counted, what is estimated."
@@ -217,13 +229,14 @@ def plan_text(p:dict, # from `plan_road`
     return '\n'.join([f'plan: nothing is written; times are estimates from a few steps on {p["device"]}, {p["world_size"]} process(es)', *lines, f'{"together":10} {span(sum(s for *_, s in p["rows"].values())):>16}  estimated',
                       f'{"memory":10} {size(p["memory"]) if p["memory"] else "unknown":>16}  a process, estimated', f'{"disk":10} {size(sum(p["disk"].values())):>16}  at most: {disk}'])
 
-# %% ../nbs/14_cli.ipynb #518d8eb9
+# %% ../nbs/14_cli.ipynb #979cfad4
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'
             out:str='runs/distilled', # run directory; repeat the command to resume
             ipc:int=10, # images per class
             arch:str=None, # teacher's network, e.g. convnet3-w32, resnet18; None: by image size
             teacher:str=None, # ready teacher: torchvision:resnet18, a .safetensors or .pth file
             epochs:int=None, # epochs to train the teacher; None: by set size
+            committee:int=1, # teachers that take turns; with --teacher, as many names separated by commas
             init:str='rded', # start from: rded, random, noise
             factor:int=None, # patches a side of each image; None: 2 from 128 px, else 1
             iters:int=1000, # Adam steps a batch
@@ -251,12 +264,12 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
         if plan:
             from ogm.synthesis import Settings
             s = Settings(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history)
-            _say(plan_text(plan_road(src, s, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, device=dev))); return
-        ds = run_distill(src, out, data=data, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, seed=seed, device=dev, overwrite=overwrite, every=every,
+            _say(plan_text(plan_road(src, s, teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, device=dev))); return
+        ds = run_distill(src, out, data=data, teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, seed=seed, device=dev, overwrite=overwrite, every=every,
                          iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history)
         _say(f'{ds}\nwritten to {out}')
 
-# %% ../nbs/14_cli.ipynb #0e158b07
+# %% ../nbs/14_cli.ipynb #60dd0a7c
 def _say(text): # once, whatever the number of ranks
     from ogm.core import rank
     if rank() == 0: print(text, flush=True)
@@ -271,7 +284,7 @@ def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
         if any_rank(told): raise told or SystemExit(2)
         yield
 
-# %% ../nbs/14_cli.ipynb #dc352c13
+# %% ../nbs/14_cli.ipynb #b0190d79
 def evaluate(run:str, # directory of a finished set
              recipe:str='ogm-basic', # ogm-basic, ogm-muon, rded, sgd, muon
              labels:str='hard', # hard, or soft (the run's teacher answers)
@@ -279,12 +292,13 @@ def evaluate(run:str, # directory of a finished set
              arch:str=None, # the student; None: the teacher's network
              epochs:int=None, # None: the recipe's
              data:str=None, # validation images; None: those of the run's source
+             unfold:bool=False, # show the student each patch of a mosaic as an image of its own
              device:str=None, # cpu, cuda; None: the best there is
             ):
     "Train students on a distilled set and report the last epoch, mean and spread over seeds (Table 8)."
     from ogm.core import OgmError, distributed
     from ogm.data import open_source
-    from ogm.distilled import DistilledSet
+    from ogm.distilled import DistilledSet, unfold as cells
     from ogm.evaluation import evaluate as score
     from ogm.models import load_teacher
     with distributed(device) as dev, _lock(run):
@@ -293,10 +307,10 @@ def evaluate(run:str, # directory of a finished set
         src = open_source(data, size=ds.size, seed=ds.config.get('seed', 0)) # the same seed, the same held-out images
         teacher = load_teacher(file, src, device=dev) if labels == 'soft' and file.exists() else None
         if not isinstance(arch := arch or ds.config.get('arch'), (str, type(None))): raise OgmError(f'{run!r} names no network: give --arch')
-        out = Path(run)/'scores'/f'{recipe}-{labels}-{arch}{f"-{epochs}" if epochs else ""}.json'
-        _say(repr(score(ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
+        out = Path(run)/'scores'/f'{recipe}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}.json'
+        _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
-# %% ../nbs/14_cli.ipynb #a714018d
+# %% ../nbs/14_cli.ipynb #24e4c3ea
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8)
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
@@ -323,7 +337,7 @@ def train(data:str='digits', # as for distill
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
-# %% ../nbs/14_cli.ipynb #ffd3b311
+# %% ../nbs/14_cli.ipynb #19821010
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -334,7 +348,7 @@ def draw_sets(path, # PNG to write
     fig = show_sets(sets, ncol=ncol, scale=.5)
     with whole(path) as tmp: fig.savefig(tmp, format='png', dpi=120)
 
-# %% ../nbs/14_cli.ipynb #a9d209b5
+# %% ../nbs/14_cli.ipynb #72ba6691
 def show(run:str, # directory of a finished set
          other:Param('a second one, shown beside it', str, opt=False, nargs='?')=None, # a second one, shown beside it
          out:str='preview.png', # picture to write
@@ -349,7 +363,7 @@ def show(run:str, # directory of a finished set
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
-# %% ../nbs/14_cli.ipynb #93fed23b
+# %% ../nbs/14_cli.ipynb #b3d56782
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1', # images per class, one experiment each, e.g. 1,10
          seeds:int=5, # students an entry of the table
@@ -386,7 +400,7 @@ def demo(out:str='runs/demo', # run directory
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
     write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
-# %% ../nbs/14_cli.ipynb #2e04be28
+# %% ../nbs/14_cli.ipynb #86acaa16
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
@@ -394,10 +408,10 @@ def usage()->str: # the text of `ogm --help`
     rows = '\n'.join(f'  ogm {n:9} {f.__doc__}' for n, f in COMMANDS.items())
     return f'usage: ogm COMMAND [OPTIONS]\n\n{rows}\n\n"ogm COMMAND --help" lists the options. On several devices: torchrun --nproc-per-node N -m ogm COMMAND …'
 
-# %% ../nbs/14_cli.ipynb #b42374ee
+# %% ../nbs/14_cli.ipynb #f53fbe0d
 class Unclear(Exception): "Words that are no command line."
 
-# %% ../nbs/14_cli.ipynb #ba0df142
+# %% ../nbs/14_cli.ipynb #597eddf7
 def parse(argv:list, # words of the command line
          )->tuple: # (function, dict of its arguments, debug flag)
     "Which command, with which arguments. Raises `Unclear` on a misspelt option or a value of the wrong kind."
@@ -409,7 +423,7 @@ def parse(argv:list, # words of the command line
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #f53fbe0d
+# %% ../nbs/14_cli.ipynb #b8829a5f
 def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
@@ -421,7 +435,7 @@ def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
-# %% ../nbs/14_cli.ipynb #597eddf7
+# %% ../nbs/14_cli.ipynb #fbcdaa7c
 def _lost_rank(e): # is this error the echo of another rank's end?
     return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
 
@@ -439,7 +453,7 @@ def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/14_cli.ipynb #568925b9
+# %% ../nbs/14_cli.ipynb #c1d3fbb5
 def main(argv:list|None=None, # words of the command line; None takes the process's
         )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."
