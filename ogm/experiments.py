@@ -20,7 +20,7 @@ from .gradients import match_layers, real_target
 from .models import load_teacher
 from .rded import noise_set, random_set, rded
 from .synthesis import Settings, distill
-from .training import Recipe, accuracy, build_seeded, channel_stats, fit_teacher, get_recipe, train
+from .training import Recipe, accuracy, build_seeded, channel_stats, fit_novices, fit_teacher, get_recipe, train
 
 # %% ../nbs/16_experiments.ipynb #91a6aa97
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Row:
     title:str='' # how the row is called
     unfold:bool=False # the student sees each cell of a mosaic as an image of its own
     committee:int=1 # teachers that take turns in the synthesis
+    novices:int=0 # starts of novices, for `eta` > 0
 
 STARTS = 'rded', 'random', 'noise'
 
@@ -103,6 +104,7 @@ def make_images(source, # `Source` of real images
                 device, # where to compute; a `torch.device`
                 work=None, # directory for the synthesis to continue from
                 targets:dict|None=None, # real targets computed so far, by (teacher, view, layers, matcher); filled
+                novices:list=(), # of `fit_novices`, for a row that wants them
                )->tuple: # (DistilledSet, {'seconds', 'peak_bytes'}, empty where they cannot be told)
     "Images of a row and what they cost. Raises `OgmError` when the row wants more teachers than there are."
     teachers = teachers if isinstance(teachers, list) else [teachers]; start = make_start(source, teachers[0], row, ipc, seed, device)
@@ -114,7 +116,7 @@ def make_images(source, # `Source` of real images
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     resumed = work and (Path(work)/'checkpoint.safetensors').exists()
     began = time.perf_counter()
-    ds = distill(source, members, start, target=[targets[key(t)] for t in members], device=device, seed=seed, work=work, **row.synthesis)
+    ds = distill(source, members, start, target=[targets[key(t)] for t in members], device=device, seed=seed, work=work, novices=novices, **row.synthesis)
     return ds, {} if resumed else dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
 
 # %% ../nbs/16_experiments.ipynb #bebb4f85
@@ -137,13 +139,14 @@ def run_row(name:str, # see `find_row`
             seed:int=0, # of start and synthesis
             device=None, # where
             targets:dict|None=None, # real targets, shared between rows
+            novices:list=(), # of `fit_novices`, for a row that wants them
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe."
     teachers = teacher if isinstance(teacher, list) else [teacher]; teacher = teachers[0]
     device, row, arch = pick_device(device), find_row(name), arch or teacher.arch
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
-    ds, cost = make_images(source, teachers, row, ipc, seed, device, images, targets)
+    ds, cost = make_images(source, teachers, row, ipc, seed, device, images, targets, novices)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
     if rank() == 0: ds.save(images/'set', overwrite=True)
     shown = unfold(ds) if row.unfold else ds
@@ -151,7 +154,7 @@ def run_row(name:str, # see `find_row`
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
     about = lambda t: dict(arch=t.arch, accuracy=t.accuracy, sha256=t.sha256())
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, committee=[about(t) for t in teachers[1:row.committee]], source=source.name,
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, committee=[about(t) for t in teachers[1:row.committee]], novices=[t.sha256() for t in novices if row.novices], source=source.name,
                      n_train=len(source.train), n_val=len(source.val), teacher=about(teacher), cost=cost,
                      bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
@@ -234,6 +237,13 @@ def _teachers(src, n, arch, out, given, epochs, seed, device): # a list of n, or
         if not given and not f.exists(): fit_teacher(src, arch, epochs=epochs, seed=seed + k, device=device, checkpoint=f.with_suffix('.ckpt')).save(f)
     return [load_teacher(f, src, device=device) for f in files]
 
+def _novices(src, n, arch, out, seed, device): # kept like the teachers; [] when no row wants them
+    found = lambda: sorted((out/'work').glob(f'novices-{n}-*.safetensors'))
+    if n and not found():
+        for i, t in enumerate(fit_novices(src, arch, n, seed=seed, device=device)): t.save(out/'work'/f'novices-{n}-{i:02d}.part')
+        for f in (out/'work').glob(f'novices-{n}-*.part'): f.rename(f.with_suffix('.safetensors'))
+    return [load_teacher(f, src, device=device) for f in found()] if n else []
+
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
 # %% ../nbs/16_experiments.ipynb #325a97e7
@@ -257,10 +267,11 @@ def run_table(data:str='digits', # as for `ogm distill`
     "Run every row that has no file yet."
     src, dev, out, targets, rows = hold_out(open_source(data), holdout), pick_device(device), Path(out), {}, _names(rows)
     ts = _teachers(src, max([find_row(r).committee for r in rows], default=1), arch, out, teacher, teacher_epochs, seed, dev); print(src, *ts, sep='\n', flush=True)
+    young = {n: _novices(src, n, ts[0].arch, out, seed, dev) for n in {find_row(r).novices for r in rows}}
     for n in map(int, ipc.split(',')):
         for name in rows:
             for student in students.split(',') if students else [ts[0].arch]:
-                r = run_row(name, src, ts, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
+                r = run_row(name, src, ts, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, novices=young[find_row(name).novices])
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #b0601d91

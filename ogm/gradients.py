@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MATCHERS', 'conv_layers', 'watch', 'layer_gradient', 'collect', 'pseudo_gradients', 'collect_true', 'true_gradients',
            'bn_layers', 'moments', 'running_moments', 'match_layers', 'measure', 'matrix_shape', 'real_target',
-           'running_mean']
+           'weight_layers', 'class_gradients', 'class_target', 'running_mean']
 
 # %% ../nbs/10_gradients.ipynb #ed53c76e
 import contextlib, hashlib, re, time
@@ -221,6 +221,52 @@ def real_target(split, # real images: a `Split`
     return {n: (sum_ranks(total[n] if n in total else zero(n))/len(split)).float() for n in layers}
 
 # %% ../nbs/10_gradients.ipynb #f4fe9918
+def weight_layers(net:nn.Module, # any network
+                  pattern:str|None=None, # regular expression on layer names; None takes all
+                 )->dict: # name -> nn.Conv2d or nn.Linear, in the order of the network
+    "The layers with a weight matrix or kernel. Raises `OgmError` when there are none."
+    layers = {n: m for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and (not pattern or re.search(pattern, n))}
+    if not layers: raise OgmError(f'no weights to match in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
+    return layers
+
+def _weigh(x, d, m): # gradient of a layer's weight from its inputs and the derivative by its outputs: (c_out, m)
+    if not len(x): return m.weight.new_zeros(m.weight.shape).flatten(1)
+    return (d.T @ x if isinstance(m, nn.Linear) else conv2d_weight(x, m.weight.shape, d, **_how(m, m.kernel_size)).flatten(1))
+
+# %% ../nbs/10_gradients.ipynb #7b7edc33
+def class_gradients(net:nn.Module, # network in evaluation mode
+                    x:torch.Tensor, # (n, 3, s, s) normalised images
+                    y:torch.Tensor, # (n,) int64 labels
+                    classes:torch.Tensor, # (k,) int64: whose gradients
+                    layers:dict|None=None, # name -> layer; None takes `weight_layers(net)`
+                    create_graph=False, # to differentiate the result by `x`
+                   )->dict: # name -> (k, c_out, m), SUM over the images of each class
+    "The gradient of the cross-entropy by every weight, for each class by itself."
+    layers, x = layers or weight_layers(net), x if x.requires_grad else x.detach().requires_grad_()
+    with watch(layers) as seen: loss = F.cross_entropy(net(x), y, reduction='sum')
+    ds, of = torch.autograd.grad(loss, [seen[n][1] for n in layers], create_graph=create_graph), [(y == c).nonzero().flatten() for c in classes]
+    return {n: torch.stack([_weigh(seen[n][0][r], d[r], m) for r in of]) for (n, m), d in zip(layers.items(), ds)}
+
+# %% ../nbs/10_gradients.ipynb #dd43f00b
+def class_target(split, # real images: a `Split`
+                 teacher, # frozen `Teacher`
+                 pattern:str|None=None, # regular expression on layer names; None takes all weights
+                 per_class:int=1000, # images of each class, at most
+                 batch_size=256, # images a pass
+                 device='cpu', # where to compute
+                )->dict: # name -> float32 (C, c_out, m), mean over images
+    "Class-wise gradients of a set of real images, shared out over ranks. Raises `OgmError` when they would not fit into 8 GiB."
+    layers, C = weight_layers(teacher.to(device).net, pattern), split.n_classes; size = C*sum(m.weight.numel() for m in layers.values())
+    if 8*size > 2**33: raise OgmError(f'the gradients of {C} classes by {size//C:,} weights need {8*size/2**30:.0f} GB: choose layers by a pattern')
+    wide = torch.float32 if torch.device(device).type == 'mps' else torch.float64
+    split = split.sample(min(per_class, int(torch.bincount(split.labels, minlength=C).min())), 0); total = {n: torch.zeros(C, *m.weight.flatten(1).shape, dtype=wide, device=device) for n, m in layers.items()}
+    for x, y in progress(split.batches(teacher.size, batch_size, torch.arange(len(split)).tensor_split(world_size())[rank()]), 'class target', total=-(-len(split)//batch_size//world_size())):
+        y = y.to(device); classes = y.unique()
+        for n, v in class_gradients(teacher.net, teacher.normalize(x.to(device)), y, classes, layers).items(): total[n][classes] += v.detach()
+    count = torch.bincount(split.labels, minlength=C).clamp(min=1).to(device)
+    return {n: (sum_ranks(v)/count[:, None, None]).float() for n, v in total.items()}
+
+# %% ../nbs/10_gradients.ipynb #8ab8f24f
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

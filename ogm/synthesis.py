@@ -13,8 +13,8 @@ import torch, torch.nn.functional as F
 from .core import OgmError, Stopped, any_rank, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
 from .data import is_number
 from .distilled import DistilledSet
-from .gradients import MATCHERS, match_layers, matrix_shape, measure, real_target, running_mean, watch
-from .loss import ogm_loss, orient
+from .gradients import MATCHERS, class_gradients, class_target, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
+from .loss import class_distance, ogm_loss, orient
 from .patches import crop_boxes, crop_resize
 
 # %% ../nbs/12_synthesis.ipynb #dba9afd0
@@ -34,6 +34,7 @@ class Settings:
     history:bool=True # running mean over batches
     patch_views:bool=True # Algorithm 6: each step looks at one patch of each image
     scale:tuple=(0.5, 1.) # area of the random crop
+    eta:float=0. # weight of the class-wise gradients on novices; 0: none
     matcher:str='pseudo' # what is compared: 'pseudo' gradients (Equation 11), 'true' ones, or 'bn' statistics
     seed:int=0 # of the views
 
@@ -41,7 +42,7 @@ class Settings:
         for k in ('betas', 'scale'):
             if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
-        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eps=n(self.eps, 0) and self.eps < 1,
+        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), eps=n(self.eps, 0) and self.eps < 1,
                           view=self.view in ('kernel', 'channel'), matcher=isinstance(self.matcher, str) and self.matcher in MATCHERS, reduction=self.reduction in ('sum', 'mean'), scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: see the settings of synthesis')
@@ -113,11 +114,14 @@ class Synthesis:
                  start, # `DistilledSet` to begin from
                  target, # name -> pseudo-gradient of the real set, not yet orthogonalised; of a committee: a list, one for each
                  settings:Settings, # what to do
-                 device): # where
+                 device, # where
+                 novices=()): # (`Teacher`, its class-wise target) pairs, for `settings.eta`
         teachers, targets = _listed(teacher), _listed(target)
         if not teachers or len(teachers) != len(targets): raise OgmError(f'{len(teachers)} teachers and {len(targets)} real targets: give one target for each teacher')
         if len({(t.mean, t.std, t.size) for t in teachers}) > 1: raise OgmError('the teachers of a committee normalise differently: train them on the same images, at the same size')
         self.members = [_member(t, g, settings, device) for t, g in zip(teachers, targets)]
+        if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass some, or leave eta at 0')
+        self.novices = [(t.to(device), weight_layers(t.net, settings.layers), {n: v.to(device) for n, v in g.items()}) for t, g in novices] if settings.eta else []
         self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teachers[0].bounds()
         self.b, self.t, self.past, self.log, self.finished = 1, 0, [None]*len(teachers), [], []
         self.load_batch()
@@ -158,34 +162,47 @@ def _load_batch(self):
     images, labels = self.start.images[rows], self.start.labels[rows].to(self.device)
     self.n, self.own = len(images), own_rows(len(images))
     self.x = self.teacher.normalize(images[self.own].to(self.device)).requires_grad_()
-    self.y, self.adam = labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
+    self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
-def _gradients(self, t=None):
+def _views(self, t):
+    "This rank's images as step `t` sees them."
+    boxes, flips = draw_views(self.n, self.x.shape[-1], self.start.factor if self.s.patch_views else 1, self.s.scale, rng(self.s.seed, 'views', self.b, t))
+    return look(self.x, boxes[self.own], flips[self.own])
+
+def _gradients(self, t=None, views=None):
     "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for the views and the teacher of step `t`, by default the present one."
-    t = self.t if t is None else t; (teacher, layers, _), past = (of[t % len(self.members)] for of in (self.members, self.past)); factor = self.start.factor if self.s.patch_views else 1
-    boxes, flips = draw_views(self.n, self.x.shape[-1], factor, self.s.scale, rng(self.s.seed, 'views', self.b, t))
-    with watch(layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = teacher(look(self.x, boxes[self.own], flips[self.own]))
+    t = self.t if t is None else t; (teacher, layers, _), past = (of[t % len(self.members)] for of in (self.members, self.past))
+    with watch(layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = teacher(self.views(t) if views is None else views)
     ce = F.cross_entropy(logits, self.y, reduction='sum') if self.s.matcher == 'true' else None
     G = share_sums(measure(self.s.matcher, seen, layers, self.s.view, ce, create_graph=True))
     G = {n: g/self.n for n, g in G.items()}
     return logits, (running_mean(G, past, self.b) if self.s.history else G)
 
-Synthesis.load_batch, Synthesis.gradients = _load_batch, _gradients
+Synthesis.load_batch, Synthesis.views, Synthesis.gradients = _load_batch, _views, _gradients
 
 # %% ../nbs/12_synthesis.ipynb #20df17dd
+def _class_term(self, views): # the distance of class-wise gradients, on the novice whose turn it is
+    novice, layers, target = self.novices[self.t % len(self.novices)]; classes = self.labels.unique()
+    G = share_sums(class_gradients(novice.net, views, self.y, classes, layers, create_graph=True))
+    return class_distance(G, {n: v[classes] for n, v in target.items()})
+
+Synthesis.class_term = _class_term
+
+# %% ../nbs/12_synthesis.ipynb #51b1659a
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
-    logits, G = self.gradients()
+    views = self.views(self.t); logits, G = self.gradients(views=views)
     try: loss, ce, d = ogm_loss(logits, self.y, G, self.members[self.turn][2], self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True)
     except OgmError as e: raise OgmError(self.diagnose(G) or str(e)) from e
+    if self.novices: loss = loss + self.s.eta*self.class_term(views)
     self.adam.zero_grad(); loss.backward()
     if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose(G) or self.where('in the loss or its derivative'))
     self.adam.step(); self.x.data.clamp_(self.lo, self.hi)
     self.t += 1
     return ce.detach(), d.detach(), G
 
-# %% ../nbs/12_synthesis.ipynb #51b1659a
+# %% ../nbs/12_synthesis.ipynb #c6e94984
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
@@ -203,19 +220,19 @@ def _advance(self, G):
 
 Synthesis.step, Synthesis.where, Synthesis.diagnose, Synthesis.advance = _step, _where, _diagnose, _advance
 
-# %% ../nbs/12_synthesis.ipynb #c6e94984
+# %% ../nbs/12_synthesis.ipynb #7dc55de5
 def _fingerprint(self):
-    s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) != ('matcher', 'pseudo')} # younger than the first checkpoints: counts when used
+    s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) not in (('matcher', 'pseudo'), ('eta', 0.))} # younger than the first checkpoints: count when used
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[g[n].cpu() for _, _, g in self.members for n in sorted(g)]): h.update(t.contiguous().numpy().tobytes())
-    return h.hexdigest() + ''.join(t.sha256()[:16] for t, _, _ in self.members)
+    return h.hexdigest() + ''.join(t.sha256()[:16] for t, *_ in self.members + self.novices)
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past{k or ""}.{n}': g for k, past in enumerate(self.past) for n, g in (past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #7dc55de5
+# %% ../nbs/12_synthesis.ipynb #491da650
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -226,7 +243,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #6dc229ad
+# %% ../nbs/12_synthesis.ipynb #5ce60bc4
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -249,7 +266,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #5ce60bc4
+# %% ../nbs/12_synthesis.ipynb #798da8e0
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -265,12 +282,13 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #798da8e0
+# %% ../nbs/12_synthesis.ipynb #f506547f
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them, or a list of them that take turns
             start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`
             *,
             target=None, # name -> pseudo-gradient of the real set, of several teachers a list; None computes it
+            novices:list|None=None, # `Teacher`s from `fit_novices`, for `eta` > 0
             work=None, # directory for checkpoints; None keeps none
             every:int=100, # steps between checkpoints
             log:list|None=None, # filled with [batch, step, cross-entropy, distance]
@@ -283,7 +301,8 @@ def distill(source, # `Source` of real images
     if odd := [t.size for t in teachers if t.size != start.size]: raise OgmError(f'the start has images of {start.size} px, the teacher wants {odd[0]} px')
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
     if target is None: target = [real_target(source.train, t, s.view, match_layers(t.net, s.matcher, s.layers), device=device, matcher=s.matcher) for t in teachers]
-    run = Synthesis(teachers, start, target, s, device)
+    young = [(t, class_target(source.train, t, s.layers, device=device)) for t in (t.aligned(source) for t in novices or ())] if s.eta else []
+    run = Synthesis(teachers, start, target, s, device, young)
     if work: run.resume(work)
     run.run(work, every)
     if log is not None: log.extend(run.log)

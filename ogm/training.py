@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'CHECK_STEPS', 'Recipe', 'get_recipe', 'lr_factor', 'make_optimizer', 'draw', 'augment', 'mix', 'hard_loss',
            'soft_loss', 'channel_stats', 'epoch_batches', 'accuracy', 'History', 'build_seeded', 'train', 'for_few',
-           'fit_teacher']
+           'fit_teacher', 'fit_novices']
 
 # %% ../nbs/07_training.ipynb #23083be9
 import copy, dataclasses, hashlib, math, time, warnings
@@ -540,3 +540,21 @@ def fit_teacher(source, # a `Source`
     h = train(net, source.train, r, mean=mean, std=std, size=size, val=source.val if len(source.val) else None, seed=seed, device=device, epochs=epochs, checkpoint=checkpoint, **kw)
     _warn_near_chance(h, len(source.classes), len(source.val))
     return Teacher(net, arch, size, mean, std, source.classes, source.ids, h.last)
+
+# %% ../nbs/07_training.ipynb #f13a3360
+def fit_novices(source, # a `Source`
+                arch:str, # their network
+                n:int=2, # starts
+                steps:tuple=(50, 150, 400), # ages: updates made, of each start
+                *,
+                seed:int=0, # of weights, order and augmentation
+                device=None, # as for `pick_device`
+               )->list: # of n*len(steps) `Teacher`s, frozen
+    "Networks that have just begun to learn. Raises `OgmError` as `build` and `train` do."
+    (mean, std), out = channel_stats(source.train, source.size), []
+    for k in (address_seed(seed, 'novice', i) for i in range(n)):
+        for age in steps:
+            net = build_seeded(arch, len(source.classes), source.size, k)
+            train(net, source.train, 'teacher', mean=mean, std=std, size=source.size, seed=k, device=device, max_steps=age, lr=.05, schedule='constant', warmup=0., batch_size=min(128, len(source.train)), desc=f'novice {arch}')
+            out.append(Teacher(net, arch, source.size, mean, std, source.classes, source.ids))
+    return out
