@@ -140,6 +140,7 @@ def _members(teacher, committee): # what each member is loaded from; '' trains i
     if len(specs := str(teacher).split(',')) != committee: raise OgmError(f'{teacher!r} names {len(specs)} teacher{"s"*(len(specs) > 1)} for a committee of {committee}: separate them by commas')
     return specs
 
+# %% ../nbs/14_cli.ipynb #53b73eb4
 def run_distill(source, # `Source` of real images
                 out, # run directory
                 *,
@@ -179,13 +180,13 @@ def run_distill(source, # `Source` of real images
     if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
 
-# %% ../nbs/14_cli.ipynb #53b73eb4
+# %% ../nbs/14_cli.ipynb #422fc5d9
 def _clear(out): # a finished run, on request: the artifact and its working files, nothing else
     import shutil
     for name in ('ogm.json', 'README.md', 'preview.png'): (out/name).unlink(missing_ok=True)
     for name in ('images', 'data', 'work', 'scores'): shutil.rmtree(out/name, ignore_errors=True)
 
-# %% ../nbs/14_cli.ipynb #124578d9
+# %% ../nbs/14_cli.ipynb #e70620ac
 def _clock(f, device, n=1): # seconds of one call, after one that warms up
     import time, torch
     wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
@@ -204,7 +205,7 @@ def _sizes(n, side, batch, t, target): # bytes on disk when all is done, at most
     image, weights = 3*side**2, sum(p.numel()*p.element_size() for p in t.net.state_dict().values())
     return dict(artifact=2*n*image, start=n*image, batches=n*image, checkpoint=3*4*min(n, batch)*image + 4*sum(m.numel() for m in target.values()), teacher=4*weights, target=4*sum(m.numel() for m in target.values()))
 
-# %% ../nbs/14_cli.ipynb #e70620ac
+# %% ../nbs/14_cli.ipynb #020555e8
 def plan_road(source, # `Source`
               s, # `Settings` of the synthesis
               *,
@@ -242,7 +243,7 @@ def plan_road(source, # `Source`
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
-# %% ../nbs/14_cli.ipynb #020555e8
+# %% ../nbs/14_cli.ipynb #979cfad4
 def plan_text(p:dict, # from `plan_road`
              )->str: # a small table
     "The plan in words: what is counted, what is estimated."
@@ -252,7 +253,7 @@ def plan_text(p:dict, # from `plan_road`
     return '\n'.join([f'plan: nothing is written; times are estimates from a few steps on {p["device"]}, {p["world_size"]} process(es)', *lines, f'{"together":10} {span(sum(s for *_, s in p["rows"].values())):>16}  estimated',
                       f'{"memory":10} {size(p["memory"]) if p["memory"] else "unknown":>16}  a process, estimated', f'{"disk":10} {size(sum(p["disk"].values())):>16}  at most: {disk}'])
 
-# %% ../nbs/14_cli.ipynb #60dd0a7c
+# %% ../nbs/14_cli.ipynb #b0190d79
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'
             out:str='runs/distilled', # run directory; repeat the command to resume
             ipc:int=10, # images per class
@@ -294,7 +295,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
                          iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, view=view, eps=eps, orthogonal=orthogonal, history=history)
         _say(f'{ds}\nwritten to {out}')
 
-# %% ../nbs/14_cli.ipynb #b0190d79
+# %% ../nbs/14_cli.ipynb #24e4c3ea
 def _say(text): # once, whatever the number of ranks
     from ogm.core import rank
     if rank() == 0: print(text, flush=True)
@@ -309,7 +310,7 @@ def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
         if any_rank(told): raise told or SystemExit(2)
         yield
 
-# %% ../nbs/14_cli.ipynb #24e4c3ea
+# %% ../nbs/14_cli.ipynb #19821010
 def evaluate(run:str, # directory of a finished set
              recipe:str='ogm-basic', # ogm-basic, ogm-muon, rded, sgd, muon
              labels:str='hard', # hard, or soft (the run's teacher answers)
@@ -335,7 +336,7 @@ def evaluate(run:str, # directory of a finished set
         out = Path(run)/'scores'/f'{recipe}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}.json'
         _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
-# %% ../nbs/14_cli.ipynb #19821010
+# %% ../nbs/14_cli.ipynb #72ba6691
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8)
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
@@ -362,7 +363,7 @@ def train(data:str='digits', # as for distill
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
-# %% ../nbs/14_cli.ipynb #72ba6691
+# %% ../nbs/14_cli.ipynb #b3d56782
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -373,7 +374,7 @@ def draw_sets(path, # PNG to write
     fig = show_sets(sets, ncol=ncol, scale=.5)
     with whole(path) as tmp: fig.savefig(tmp, format='png', dpi=120)
 
-# %% ../nbs/14_cli.ipynb #b3d56782
+# %% ../nbs/14_cli.ipynb #86acaa16
 def show(run:str, # directory of a finished set
          other:Param('a second one, shown beside it', str, opt=False, nargs='?')=None, # a second one, shown beside it
          out:str='preview.png', # picture to write
@@ -388,7 +389,7 @@ def show(run:str, # directory of a finished set
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
-# %% ../nbs/14_cli.ipynb #86acaa16
+# %% ../nbs/14_cli.ipynb #f53fbe0d
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1', # images per class, one experiment each, e.g. 1,10
          seeds:int=5, # students an entry of the table
@@ -425,7 +426,7 @@ def demo(out:str='runs/demo', # run directory
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
     write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
-# %% ../nbs/14_cli.ipynb #f53fbe0d
+# %% ../nbs/14_cli.ipynb #597eddf7
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
@@ -433,10 +434,10 @@ def usage()->str: # the text of `ogm --help`
     rows = '\n'.join(f'  ogm {n:9} {f.__doc__}' for n, f in COMMANDS.items())
     return f'usage: ogm COMMAND [OPTIONS]\n\n{rows}\n\n"ogm COMMAND --help" lists the options. On several devices: torchrun --nproc-per-node N -m ogm COMMAND …'
 
-# %% ../nbs/14_cli.ipynb #597eddf7
+# %% ../nbs/14_cli.ipynb #568925b9
 class Unclear(Exception): "Words that are no command line."
 
-# %% ../nbs/14_cli.ipynb #568925b9
+# %% ../nbs/14_cli.ipynb #8fd21b92
 def parse(argv:list, # words of the command line
          )->tuple: # (function, dict of its arguments, debug flag)
     "Which command, with which arguments. Raises `Unclear` on a misspelt option or a value of the wrong kind."
@@ -448,7 +449,7 @@ def parse(argv:list, # words of the command line
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #fbcdaa7c
+# %% ../nbs/14_cli.ipynb #c1d3fbb5
 def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
@@ -460,7 +461,7 @@ def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
-# %% ../nbs/14_cli.ipynb #c1d3fbb5
+# %% ../nbs/14_cli.ipynb #7b866388
 def _lost_rank(e): # is this error the echo of another rank's end?
     return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
 
@@ -478,7 +479,7 @@ def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/14_cli.ipynb #7b866388
+# %% ../nbs/14_cli.ipynb #e4929482
 def main(argv:list|None=None, # words of the command line; None takes the process's
         )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."

@@ -50,6 +50,7 @@ ROWS = {
     'ce':          Row('rded', 1, dict(gamma=0.), 'cross-entropy alone'),
     'bn':          Row('rded', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on RDED'),
     'bn-noise':    Row('noise', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on noise'),
+    'ogm-plus':    Row('random', 2, dict(iters=300, gamma=.5, eta=1.), 'ogm-plus', unfold=True, committee=4, novices=2),
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 

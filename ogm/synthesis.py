@@ -155,7 +155,7 @@ class Synthesis:
         "Whether every batch has had its steps."
         return self.b > self.n_batches
 
-# %% ../nbs/12_synthesis.ipynb #4199d018
+# %% ../nbs/12_synthesis.ipynb #10478dae
 def _load_batch(self):
     "Pixels, labels and a fresh Adam for batch `b`."
     rows = slice((self.b-1)*self.size, self.b*self.size)
@@ -180,7 +180,7 @@ def _gradients(self, t=None, views=None):
 
 Synthesis.load_batch, Synthesis.views, Synthesis.gradients = _load_batch, _views, _gradients
 
-# %% ../nbs/12_synthesis.ipynb #20df17dd
+# %% ../nbs/12_synthesis.ipynb #1fa0a720
 def _class_term(self, views): # the distance of class-wise gradients, on the novice whose turn it is
     novice, layers, target = self.novices[self.t % len(self.novices)]; classes = self.labels.unique()
     G = share_sums(class_gradients(novice.net, views, self.y, classes, layers, create_graph=True))
@@ -188,7 +188,7 @@ def _class_term(self, views): # the distance of class-wise gradients, on the nov
 
 Synthesis.class_term = _class_term
 
-# %% ../nbs/12_synthesis.ipynb #51b1659a
+# %% ../nbs/12_synthesis.ipynb #567fb22a
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
@@ -202,11 +202,14 @@ def _step(self):
     self.t += 1
     return ce.detach(), d.detach(), G
 
-# %% ../nbs/12_synthesis.ipynb #c6e94984
+# %% ../nbs/12_synthesis.ipynb #cfb9a79f
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
 
+Synthesis.where, Synthesis.diagnose = _where, _diagnose
+
+# %% ../nbs/12_synthesis.ipynb #6dc229ad
 def _histories(self, G): # a history for each member; `G` is of the last step that was made
     K, last = len(self.members), max(self.t - 1, 0); turns = [last if k == last % K else last + 1 + (k - last - 1) % K for k in range(K)]
     return [{n: g.detach() for n, g in (G if t == last else self.gradients(t)[1]).items()} for t in turns]
@@ -218,9 +221,9 @@ def _advance(self, G):
     self.b, self.t = self.b + 1, 0
     if not self.done: self.load_batch()
 
-Synthesis.step, Synthesis.where, Synthesis.diagnose, Synthesis.advance = _step, _where, _diagnose, _advance
+Synthesis.step, Synthesis.advance = _step, _advance
 
-# %% ../nbs/12_synthesis.ipynb #7dc55de5
+# %% ../nbs/12_synthesis.ipynb #5ce60bc4
 def _fingerprint(self):
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) not in (('matcher', 'pseudo'), ('eta', 0.))} # younger than the first checkpoints: count when used
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
@@ -232,7 +235,7 @@ def _state(self):
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past{k or ""}.{n}': g for k, past in enumerate(self.past) for n, g in (past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #491da650
+# %% ../nbs/12_synthesis.ipynb #798da8e0
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -243,7 +246,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #5ce60bc4
+# %% ../nbs/12_synthesis.ipynb #c50cedf7
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -266,7 +269,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #798da8e0
+# %% ../nbs/12_synthesis.ipynb #b42ac969
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -282,7 +285,7 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #f506547f
+# %% ../nbs/12_synthesis.ipynb #bf9e9f1c
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them, or a list of them that take turns
             start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`
