@@ -50,6 +50,7 @@ def same_order(ds, # has .classes and .ids: what the labels of the training imag
     nameless = len(have) == len(want) and set(have) != set(want) and [str(i) for i in range(len(have))] in (have, want)
     if have != want and not nameless: raise OgmError(f'the set has classes {have[:3]}…, the validation images {want[:3]}…: same classes, same order are needed')
 
+# %% ../nbs/13_evaluation.ipynb #d47af0a4
 def default_arch(ds, # `DistilledSet` or `Split`
                  teacher=None, # `Teacher`, if there is one
                 )->str: # the teacher's, else what the set remembers, else by size
@@ -57,7 +58,7 @@ def default_arch(ds, # `DistilledSet` or `Split`
     known = getattr(teacher, 'arch', None) or getattr(ds, 'config', {}).get('arch')
     return known or ('convnet3' if getattr(ds, 'size', 32) <= 64 else 'resnet18')
 
-# %% ../nbs/13_evaluation.ipynb #d47af0a4
+# %% ../nbs/13_evaluation.ipynb #d02ac394
 def _key(ds, val, **kw):
     h = hashlib.sha256(json.dumps(kw, sort_keys=True, default=str).encode())
     for part in (ds, val):
@@ -70,14 +71,14 @@ def _known(file, key):
     try: return {r['seed']: r for r in old['runs'] if is_number(r['last'], 0, 1) and is_number(r['best'], 0, 1)} if old['key'] == key else {}
     except (KeyError, TypeError): return {}      # not what `evaluate` wrote: begin anew
 
-# %% ../nbs/13_evaluation.ipynb #d02ac394
+# %% ../nbs/13_evaluation.ipynb #16455dc4
 def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, checkpoint, **kw):
     with seeded(seed, 'student'): net = build(arch, len(ds.classes), size)
     hist = train(net, getattr(ds, 'split', ds), recipe, mean=mean, std=std, size=size, labels=labels, teacher=teacher, val=val, seed=seed, device=device,
                  factor=getattr(ds, 'factor', 1), checkpoint=checkpoint, desc=f'student {seed}', **kw)
     return dict(seed=seed, last=hist.last, best=hist.best, curve=hist.acc)
 
-# %% ../nbs/13_evaluation.ipynb #1d3b1110
+# %% ../nbs/13_evaluation.ipynb #4e30ec70
 def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              val:Split, # images to be classified
              recipe='ogm-basic', # name in `RECIPES`, or a `Recipe`
@@ -114,7 +115,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     got = [runs[s] for s in seeds]
     return Score(title, labels, arch, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got])
 
-# %% ../nbs/13_evaluation.ipynb #216ff76f
+# %% ../nbs/13_evaluation.ipynb #2e20dbca
 def compare(a:Score, # one score
             b:Score, # another, with at least one seed in common
            )->dict: # of the seeds that both have: 'difference' a - b and its 'std' in fractions, two-sided 'p', 'n' seeds
@@ -126,7 +127,7 @@ def compare(a:Score, # one score
     p = float(ttest_rel(x, y).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
     return dict(difference=statistics.fmean(d), std=statistics.stdev(d) if len(d) > 1 else math.nan, p=p, n=len(d))
 
-# %% ../nbs/13_evaluation.ipynb #61d4a744
+# %% ../nbs/13_evaluation.ipynb #1e1cb753
 def hlr(full:Score, # of the whole set, with hard labels
         distilled:Score, # of the distilled set, with hard labels
        )->float: # difference of two accuracies, -1..1
@@ -134,6 +135,7 @@ def hlr(full:Score, # of the whole set, with hard labels
     if {full.labels, distilled.labels} != {'hard'}: raise OgmError('HLR compares scores with hard labels')
     return full.mean - distilled.mean
 
+# %% ../nbs/13_evaluation.ipynb #c5ea872c
 def ior(distilled:Score, # of the distilled set
         random:Score, # of randomly chosen images, with the same labels and recipe
        )->float: # difference of two accuracies, -1..1
@@ -141,7 +143,7 @@ def ior(distilled:Score, # of the distilled set
     if (distilled.labels, distilled.recipe) != (random.labels, random.recipe): raise OgmError('IOR compares scores with the same labels and recipe')
     return distilled.mean - random.mean
 
-# %% ../nbs/13_evaluation.ipynb #1af6682b
+# %% ../nbs/13_evaluation.ipynb #6bf22f75
 def table(rows:dict, # row title -> {column title: Score or text}
          )->str: # Markdown
     "A Markdown table of scores in percent, mean ± standard deviation over seeds; what was not run stays empty."

@@ -97,6 +97,7 @@ def make_start(source, # `Source` of real images
     make = dict(random=random_set, noise=noise_set)[row.init]
     return make(source, ipc, teacher=teacher, **kw)
 
+# %% ../nbs/16_experiments.ipynb #bebb4f85
 def make_images(source, # `Source` of real images
                 teachers, # frozen `Teacher`, or a list of at least `row.committee`; the first makes the start
                 row:Row, # what to make
@@ -120,7 +121,7 @@ def make_images(source, # `Source` of real images
     ds = distill(source, members, start, target=[targets[key(t)] for t in members], device=device, seed=seed, work=work, novices=novices, **row.synthesis)
     return ds, {} if resumed else dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
 
-# %% ../nbs/16_experiments.ipynb #bebb4f85
+# %% ../nbs/16_experiments.ipynb #e0bde7ee
 RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
 def _file(name, *parts): return '-'.join([name.translate(str.maketrans(':,/', '---', '=')), *parts]) + '.json'
@@ -161,7 +162,7 @@ def run_row(name:str, # see `find_row`
     if rank() == 0: write_json(file, res)
     return res
 
-# %% ../nbs/16_experiments.ipynb #fb3fc4b1
+# %% ../nbs/16_experiments.ipynb #23764aa0
 def read_rows(out, # directory of JSON files
               ipc:int|None=None, # only this many images per class
              )->list: # of dicts, in the order of `ROWS`
@@ -171,12 +172,13 @@ def read_rows(out, # directory of JSON files
     rows = [r for r in rows if ipc in (None, r['ipc'])]
     return sorted(rows, key=lambda r: (r['ipc'], order.get(r['row'].partition(':')[0], 99), r['row']))
 
+# %% ../nbs/16_experiments.ipynb #0dba5684
 def scores_of(row:dict, # from `read_rows`
              )->dict: # 'hard, ogm-muon' -> Score
     "The scores of a row by labels and recipe."
     return {f"{s['labels']}, {s['recipe']}": Score(**s) for s in row['scores']}
 
-# %% ../nbs/16_experiments.ipynb #b6fb6bfe
+# %% ../nbs/16_experiments.ipynb #69dd9d44
 def find_recipe(name:str, # 'sgd', or with changes: 'sgd:schedule=cosine,lr=0.06'
                 epochs:int|None=None, # in place of the recipe's
                )->Recipe: # the record
@@ -184,7 +186,7 @@ def find_recipe(name:str, # 'sgd', or with changes: 'sgd:schedule=cosine,lr=0.06
     r = get_recipe(name.partition(':')[0])
     return get_recipe(r, **_changes(name, r) | ({} if epochs is None else dict(epochs=epochs)))
 
-# %% ../nbs/16_experiments.ipynb #a90d5664
+# %% ../nbs/16_experiments.ipynb #68caf48d
 def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint, device):
     few, C = source.train.sample(ipc, seed) if ipc else source.train, source.n_classes
     net, look = build_seeded(arch, C, source.size, seed), source.val.sample(max(1, peek//C)) if peek else source.val
@@ -195,7 +197,7 @@ def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint,
         return dict(seed=seed, failed=str(e), last=None)
     return dict(seed=seed, n_train=len(few), loss=h.loss, at=h.at, acc=h.acc, last=accuracy(net, source.val, **kw) if peek else h.last)
 
-# %% ../nbs/16_experiments.ipynb #69dd9d44
+# %% ../nbs/16_experiments.ipynb #e0e4ecc8
 def run_curve(name:str, # see `find_recipe`
               source, # `Source` of real images
               out, # directory of JSON files
@@ -221,7 +223,7 @@ def run_curve(name:str, # see `find_recipe`
         if rank() == 0: write_json(file, provenance(**setup, runs=list(runs.values()))); ckpt.unlink(missing_ok=True)
     return read_json(file) if rank() == 0 else dict(setup, runs=list(runs.values()))
 
-# %% ../nbs/16_experiments.ipynb #3d14bf08
+# %% ../nbs/16_experiments.ipynb #325a97e7
 def hold_out(source, # `Source`
              share:float, # of the training images, 0 <= share < 1
             )->Source: # its training images are the rest, its validation images that share
@@ -231,7 +233,7 @@ def hold_out(source, # `Source`
     train, val = stratified(source.train, share)
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
-# %% ../nbs/16_experiments.ipynb #48685971
+# %% ../nbs/16_experiments.ipynb #f16cb7a5
 def _teachers(src, n, arch, out, given, epochs, seed, device): # a list of n, or of those that are given
     files = given.split(',') if given else [out/'work'/f'teacher{f"-{k}" if k else ""}.safetensors' for k in range(n)]
     for k, f in enumerate(files):
@@ -247,7 +249,7 @@ def _novices(src, n, arch, out, seed, device): # kept like the teachers; [] when
 
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
-# %% ../nbs/16_experiments.ipynb #325a97e7
+# %% ../nbs/16_experiments.ipynb #d11f8107
 def run_table(data:str='digits', # as for `ogm distill`
               out:str='results', # directory of JSON files
               rows:str='random,rded,ogm', # names, separated by commas, or by ';' when one carries changes
@@ -275,7 +277,7 @@ def run_table(data:str='digits', # as for `ogm distill`
                 r = run_row(name, src, ts, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, novices=young[find_row(name).novices])
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #b0601d91
+# %% ../nbs/16_experiments.ipynb #d17eb687
 def run_curves(data:str='digits', # training images, as for `ogm distill`
                val:str='', # take the validation images from here; empty: from `data`
                out:str='results/curves', # directory of JSON files
@@ -300,7 +302,7 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
             c = run_curve(n, src, out, arch=arch, ipc=ipc, seeds=seeds, epochs=epochs, peek=peek, eval_every=eval_every, device=dev)
             if rank() == 0: print(n, *(f"{100*r['last']:.1f}" if r['last'] is not None else 'not finite' for r in c['runs']), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #f16cb7a5
+# %% ../nbs/16_experiments.ipynb #7f11b32d
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('experiments.py'):
     from fastcore.script import anno_parser
     f = run_curves if sys.argv[1:2] == ['curves'] else run_table

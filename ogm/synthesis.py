@@ -64,6 +64,7 @@ def draw_views(n:int, # images
     boxes[:, :2] += cell
     return boxes, torch.rand(n, generator=generator) < .5
 
+# %% ../nbs/12_synthesis.ipynb #e599b6ec
 def look(x:torch.Tensor, # (n, 3, s, s) normalised images
          boxes:torch.Tensor, # (n, 4)
          flips:torch.Tensor, # (n,) bool
@@ -72,7 +73,7 @@ def look(x:torch.Tensor, # (n, 3, s, s) normalised images
     out = crop_resize(x, boxes, x.shape[-1])
     return torch.where(flips.to(x.device)[:, None, None, None], out.flip(-1), out)
 
-# %% ../nbs/12_synthesis.ipynb #d34171fe
+# %% ../nbs/12_synthesis.ipynb #750301d7
 def share_sums(G:dict, # name -> matrix, sum over this rank's images
               )->dict: # name -> matrix, sum over all ranks' images; gradients reach this rank's images only
     "All-reduce of all layers at once, in one message."
@@ -81,12 +82,14 @@ def share_sums(G:dict, # name -> matrix, sum over this rank's images
     others = (sum_ranks(mine.clone()) - mine).split([g.numel() for g in G.values()])
     return {n: g + o.view_as(g) for (n, g), o in zip(G.items(), others)}
 
+# %% ../nbs/12_synthesis.ipynb #431af00c
 def own_rows(n:int, # rows in the whole batch
             )->slice: # this rank's share
     "Contiguous shares, as equal as possible."
     (k, extra), r = divmod(n, world_size()), rank()
     lo = r*k + min(r, extra); return slice(lo, lo + k + (r < extra))
 
+# %% ../nbs/12_synthesis.ipynb #10478dae
 def gather_rows(t:torch.Tensor, # (own rows, ...)
                 n:int, # rows of all ranks together
                )->torch.Tensor: # (n, ...)
@@ -96,7 +99,7 @@ def gather_rows(t:torch.Tensor, # (own rows, ...)
     parts = gather_ranks(padded).chunk(world_size()); short = n % world_size()
     return torch.cat([p if r < short or not short else p[:most-1] for r, p in enumerate(parts)])
 
-# %% ../nbs/12_synthesis.ipynb #ef4b7091
+# %% ../nbs/12_synthesis.ipynb #51b1659a
 def _member(teacher, target, s, device): # (teacher, its layers, its oriented target), checked
     layers = match_layers(teacher.to(device).net, s.matcher, s.layers)
     if missing := [n for n in layers if n not in target]: raise OgmError(f'the real target lacks layer {missing[0]!r}: compute it with the same layers')
@@ -107,7 +110,7 @@ def _member(teacher, target, s, device): # (teacher, its layers, its oriented ta
 
 def _listed(x): return list(x) if isinstance(x, (list, tuple)) else [x]
 
-# %% ../nbs/12_synthesis.ipynb #431af00c
+# %% ../nbs/12_synthesis.ipynb #567fb22a
 class Synthesis:
     "One run of Algorithm 2: call `step` until `done`. See `distill` for the way to use it. Raises `OgmError` when a target does not fit its teacher, or teachers do not fit each other."
     def __init__(self, teacher, # frozen `Teacher`, its classes in the order of the labels; or a list of them, a committee
@@ -155,7 +158,7 @@ class Synthesis:
         "Whether every batch has had its steps."
         return self.b > self.n_batches
 
-# %% ../nbs/12_synthesis.ipynb #10478dae
+# %% ../nbs/12_synthesis.ipynb #cfb9a79f
 def _load_batch(self):
     "Pixels, labels and a fresh Adam for batch `b`."
     rows = slice((self.b-1)*self.size, self.b*self.size)
@@ -180,7 +183,7 @@ def _gradients(self, t=None, views=None):
 
 Synthesis.load_batch, Synthesis.views, Synthesis.gradients = _load_batch, _views, _gradients
 
-# %% ../nbs/12_synthesis.ipynb #1fa0a720
+# %% ../nbs/12_synthesis.ipynb #6dc229ad
 def _class_term(self, views): # the distance of class-wise gradients, on the novice whose turn it is
     novice, layers, target = self.novices[self.t % len(self.novices)]; classes = self.labels.unique()
     G = share_sums(class_gradients(novice.net, views, self.y, classes, layers, create_graph=True))
@@ -188,7 +191,7 @@ def _class_term(self, views): # the distance of class-wise gradients, on the nov
 
 Synthesis.class_term = _class_term
 
-# %% ../nbs/12_synthesis.ipynb #567fb22a
+# %% ../nbs/12_synthesis.ipynb #5ce60bc4
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
@@ -202,14 +205,14 @@ def _step(self):
     self.t += 1
     return ce.detach(), d.detach(), G
 
-# %% ../nbs/12_synthesis.ipynb #cfb9a79f
+# %% ../nbs/12_synthesis.ipynb #798da8e0
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
 
 Synthesis.where, Synthesis.diagnose = _where, _diagnose
 
-# %% ../nbs/12_synthesis.ipynb #6dc229ad
+# %% ../nbs/12_synthesis.ipynb #f506547f
 def _histories(self, G): # a history for each member; `G` is of the last step that was made
     K, last = len(self.members), max(self.t - 1, 0); turns = [last if k == last % K else last + 1 + (k - last - 1) % K for k in range(K)]
     return [{n: g.detach() for n, g in (G if t == last else self.gradients(t)[1]).items()} for t in turns]
@@ -223,7 +226,7 @@ def _advance(self, G):
 
 Synthesis.step, Synthesis.advance = _step, _advance
 
-# %% ../nbs/12_synthesis.ipynb #5ce60bc4
+# %% ../nbs/12_synthesis.ipynb #e78230f0
 def _fingerprint(self):
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) not in (('matcher', 'pseudo'), ('eta', 0.))} # younger than the first checkpoints: count when used
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
@@ -235,7 +238,7 @@ def _state(self):
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past{k or ""}.{n}': g for k, past in enumerate(self.past) for n, g in (past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #798da8e0
+# %% ../nbs/12_synthesis.ipynb #b34bb2cf
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -246,7 +249,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #c50cedf7
+# %% ../nbs/12_synthesis.ipynb #19a85731
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -269,7 +272,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #b42ac969
+# %% ../nbs/12_synthesis.ipynb #904d60b8
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -285,7 +288,7 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #bf9e9f1c
+# %% ../nbs/12_synthesis.ipynb #12246dde
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them, or a list of them that take turns
             start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`

@@ -182,6 +182,7 @@ def hard_loss(logits, # (b, C)
     ce = lambda y: F.cross_entropy(logits, y, reduction='none', label_smoothing=smoothing)
     return ce(y) if y2 is None else keep*ce(y) + (1 - keep)*ce(y2)
 
+# %% ../nbs/07_training.ipynb #f38d7cdc
 def soft_loss(logits, # (b, C) of the student
               target, # (b, C) logits of the teacher
               T:float=20., # temperature
@@ -189,7 +190,7 @@ def soft_loss(logits, # (b, C) of the student
     "KL divergence an image from the teacher's softened answer, without a factor of T²."
     return F.kl_div((logits/T).log_softmax(1), (target/T).log_softmax(1), reduction='none', log_target=True).sum(1)
 
-# %% ../nbs/07_training.ipynb #6ed10ae6
+# %% ../nbs/07_training.ipynb #9331060e
 def channel_stats(split, # images
                   size:int, # side to look at them
                   n:int=5000, # images at most, evenly spread
@@ -202,7 +203,7 @@ def channel_stats(split, # images
     mean, square = s/count
     return tuple(mean.tolist()), tuple((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-3).tolist())
 
-# %% ../nbs/07_training.ipynb #7757d97a
+# %% ../nbs/07_training.ipynb #faa2a71b
 def epoch_batches(n:int, # images
                   batch_size:int, # over all ranks
                   g:torch.Generator, # decides the order
@@ -214,7 +215,7 @@ def epoch_batches(n:int, # images
     if len(out) > 1 and len(out[-1]) < max(2, world_size()): out[-2:] = [torch.cat(out[-2:])]
     return out
 
-# %% ../nbs/07_training.ipynb #c1f18211
+# %% ../nbs/07_training.ipynb #53e39bc0
 def _stream(split, size, rows, workers=None): # yields uint8 (len(r), 3, size, size) for r in rows
     wanted, x = deque(), torch.empty(0, 3, size, size, dtype=torch.uint8)
     def pieces():
@@ -223,7 +224,7 @@ def _stream(split, size, rows, workers=None): # yields uint8 (len(r), 3, size, s
         x = torch.cat([x, new])
         while wanted and len(x) >= wanted[0]: n = wanted.popleft(); yield x[:n]; x = x[n:]
 
-# %% ../nbs/07_training.ipynb #53e39bc0
+# %% ../nbs/07_training.ipynb #bff7de23
 def _warn_sorted(split): # of a split whose order is windowed
     m = max(1, len(split)*split.store.window//len(split.store.blocks)); rows = split.shuffled(rng(0, 'window'))[:m]
     have, C = len(split.labels[rows].unique()), split.n_classes
@@ -247,7 +248,7 @@ class _Feed:
         if self.bytes is not None: h.update(self.bytes.cpu().numpy().tobytes())
         return h.hexdigest()
 
-# %% ../nbs/07_training.ipynb #161f6327
+# %% ../nbs/07_training.ipynb #0b18f5ee
 @dataclass
 class _Job:
     "Everything one training needs at every step."
@@ -261,7 +262,7 @@ class _Job:
         for k, b in enumerate(batches[begun:], begun):
             yield k, b, draw(self.recipe, len(b), self.size, self.factor, self.mixes, rng(self.seed, 'batch', epoch, k)), torch.arange(len(b))[rank()::world_size()]
 
-# %% ../nbs/07_training.ipynb #0b18f5ee
+# %% ../nbs/07_training.ipynb #3505a2e1
 def _rows(d, mine): # the rows a rank must see: its own, and their partners when these are elsewhere
     return torch.cat([mine, d['partner'][mine]]) if 'partner' in d and world_size() > 1 else mine
 
@@ -274,7 +275,7 @@ def _answers(job, x): # the teacher's logits
     t = job.teacher
     with torch.no_grad(): return t(t.normalize(x if t.size == job.size else resize(x, t.size))).float()
 
-# %% ../nbs/07_training.ipynb #3505a2e1
+# %% ../nbs/07_training.ipynb #75f231f2
 def _loss(job, net, images, b, d, mine): # (number of this rank's images,)
     x = _view(job, images, d, mine); z = normalize(x, job.mean, job.std)
     if job.channels_last: z = z.contiguous(memory_format=torch.channels_last)
@@ -284,7 +285,7 @@ def _loss(job, net, images, b, d, mine): # (number of this rank's images,)
     other = y[d['partner'][mine].to(job.device)] if 'partner' in d else None
     return hard_loss(logits.float(), own, other, d.get('keep', 1.), job.recipe.smoothing)
 
-# %% ../nbs/07_training.ipynb #75f231f2
+# %% ../nbs/07_training.ipynb #8fd770cf
 CHECK_STEPS = 256 # steps between looks at the losses
 
 def _ruined(net): return next((f' in layer {n!r}' for n, p in net.named_parameters() if not p.isfinite().all()), '') # the first layer whose weights are no numbers
@@ -301,7 +302,7 @@ def _ahead(job, epoch, batches, begun): # yields the plan, each entry with its i
         for step in job.plan(epoch, batches, begun): waiting.append(step); _, b, d, mine = step; yield b[_rows(d, mine)]
     for images in job.feed(rows()): yield *waiting.popleft(), images
 
-# %% ../nbs/07_training.ipynb #8fd770cf
+# %% ../nbs/07_training.ipynb #98182e4e
 def _epoch(job, net, opt, epoch, epochs, limit=None, begun=(), pause=None): # -> (steps,) mean loss of each batch, over all ranks
     net.train(); batches = job.feed.batches(job.recipe.batch_size, rng(job.seed, 'order', epoch))[:limit]
     sums, k = torch.zeros(len(batches), device=job.device), len(begun) - 1; sums[:len(begun)] = torch.stack([*begun]) if len(begun) else 0 # one place for all: small leftovers of each step would split the heap
@@ -319,7 +320,7 @@ def _epoch(job, net, opt, epoch, epochs, limit=None, begun=(), pause=None): # ->
         if pause and k + 1 < len(batches): pause(sums[:k+1], check)
     return check()
 
-# %% ../nbs/07_training.ipynb #98182e4e
+# %% ../nbs/07_training.ipynb #53696cdf
 @torch.no_grad()
 def accuracy(net, # (b, 3, size, size) -> logits
              split, # labelled images
@@ -340,7 +341,7 @@ def accuracy(net, # (b, 3, size, size) -> logits
     net.train(was)
     return sum_ranks(right).item()/max(1, len(split))
 
-# %% ../nbs/07_training.ipynb #3b3af8a3
+# %% ../nbs/07_training.ipynb #2242d9d2
 @dataclass
 class History:
     "What happened: one loss an epoch, one accuracy at each epoch of `at`."
@@ -357,7 +358,7 @@ class History:
         "Best accuracy of all epochs, which a fair comparison does not use."
         return max(self.acc) if self.acc else None
 
-# %% ../nbs/07_training.ipynb #2242d9d2
+# %% ../nbs/07_training.ipynb #3906de79
 def _key(job, epochs, labels): # what a checkpoint belongs to
     t = job.teacher.sha256() if job.teacher is not None else ''
     net = [tuple(p.shape) for p in job.net.parameters()]
@@ -380,7 +381,7 @@ def _resume(path, job, opt, key): # -> (History, losses of the steps of the epoc
     begun = ck['begun'] if len(ck['begun']) == world_size() else F.pad(ck['begun'].sum(0, keepdim=True), (0, 0, 0, world_size() - 1)) # other ranks than before
     return History(**ck['history']), begun[rank()].to(job.device).unbind()
 
-# %% ../nbs/07_training.ipynb #3906de79
+# %% ../nbs/07_training.ipynb #4db1c305
 def build_seeded(arch:str, # as for `build`
                  n_classes:int, # number of logits
                  size:int, # side of the input in pixels
@@ -389,7 +390,7 @@ def build_seeded(arch:str, # as for `build`
     "`build`, with the weights decided by `seed` alone."
     with seeded(seed, 'net'): return build(arch, n_classes, size)
 
-# %% ../nbs/07_training.ipynb #4db1c305
+# %% ../nbs/07_training.ipynb #67685052
 def _parallel(net, device): # what runs forward and backward
     if world_size() == 1: return net
     return DistributedDataParallel(net, device_ids=[device] if device.type == 'cuda' else None)
@@ -401,7 +402,7 @@ def _same_buffers(net): # rank 0's running statistics for all
 def _synced(net, device): # batch norms that see all ranks, where torch has them
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net)) if world_size() > 1 and device.type == 'cuda' else net
 
-# %% ../nbs/07_training.ipynb #67685052
+# %% ../nbs/07_training.ipynb #d8b0500c
 def _teacher_for(labels, teacher, split, device):
     if labels not in ('hard', 'soft'): raise OgmError(f"labels must be 'hard' or 'soft', not {labels!r}")
     if labels == 'hard': return None
@@ -409,7 +410,7 @@ def _teacher_for(labels, teacher, split, device):
     if teacher.n_classes != split.n_classes: raise OgmError(f'the teacher has {teacher.n_classes} classes and the images {split.n_classes}: align it first')
     return teacher.to(device)
 
-# %% ../nbs/07_training.ipynb #d8b0500c
+# %% ../nbs/07_training.ipynb #aa8a90f9
 def _at_most(recipe, n, steps): # no more epochs than the steps need
     return dataclasses.replace(recipe, epochs=min(recipe.epochs, math.ceil(steps/len(epoch_batches(n, recipe.batch_size, rng(0))))))
 
@@ -435,7 +436,7 @@ class _Saver:
     def halt(self, where): # words for the message
         if any_rank(self.stop): raise Stopped(f'training stopped {where}' + ('; repeat the command to continue' if self.path else ''))
 
-# %% ../nbs/07_training.ipynb #f9a1e674
+# %% ../nbs/07_training.ipynb #d4525fe7
 def _fit(job, max_steps, measure, eval_every, checkpoint, save_every, labels, on_epoch, desc):
     epochs, opt = job.recipe.epochs, make_optimizer(job.net, job.recipe); key = checkpoint and _key(job, max_steps, labels)
     h, begun = _resume(checkpoint, job, opt, key); run = _parallel(job.net, job.device)
@@ -451,7 +452,7 @@ def _fit(job, max_steps, measure, eval_every, checkpoint, save_every, labels, on
             saver.after_epoch(h, last)
     return h
 
-# %% ../nbs/07_training.ipynb #d4525fe7
+# %% ../nbs/07_training.ipynb #bdebb085
 def train(net, # module, changed in place: (b, 3, size, size) -> logits
           split, # labelled images
           recipe, # a name in `RECIPES`, or a `Recipe`
@@ -490,7 +491,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     net.eval()
     return h
 
-# %% ../nbs/07_training.ipynb #a7aaf874
+# %% ../nbs/07_training.ipynb #ecd7646c
 def for_few(recipe:Recipe, # for sets of usual size
             n:int, # images of this one
             given=(), # names of what somebody has set, and is left alone
@@ -500,7 +501,7 @@ def for_few(recipe:Recipe, # for sets of usual size
     if batch == recipe.batch_size or {'batch_size', 'lr'} & {*given}: return recipe
     return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr*batch/recipe.batch_size)
 
-# %% ../nbs/07_training.ipynb #ecd7646c
+# %% ../nbs/07_training.ipynb #ce8aab98
 def _auto_epochs(n, batch_size): return min(100, max(20, math.ceil(600*batch_size/n)))
 
 def _report(arch, verbose): # early news: a hopeless teacher shows after the first epochs
@@ -516,7 +517,7 @@ def _warn_near_chance(h, n_classes, n): # on the images it did not see, or on th
     elif rank() == 0 and h.loss[-1] > 0.9*math.log(n_classes):
         warnings.warn(f'the teacher has learnt next to nothing of its own images, its loss is {h.loss[-1]:.2f} and guessing costs {math.log(n_classes):.2f}: give it more epochs, or a smaller lr', stacklevel=3)
 
-# %% ../nbs/07_training.ipynb #8f0fd0df
+# %% ../nbs/07_training.ipynb #3c77cef9
 def fit_teacher(source, # a `Source`
                 arch:str=None, # None: 'convnet3' up to 64 px, else 'resnet18'
                 *,
@@ -541,7 +542,7 @@ def fit_teacher(source, # a `Source`
     _warn_near_chance(h, len(source.classes), len(source.val))
     return Teacher(net, arch, size, mean, std, source.classes, source.ids, h.last)
 
-# %% ../nbs/07_training.ipynb #f13a3360
+# %% ../nbs/07_training.ipynb #f73f25f0
 def fit_novices(source, # a `Source`
                 arch:str, # their network
                 n:int=2, # starts
