@@ -121,7 +121,7 @@ class Synthesis:
                  novices=()): # (`Teacher`, its class-wise target) pairs, for `settings.eta`
         teachers, targets = _listed(teacher), _listed(target)
         if not teachers or len(teachers) != len(targets): raise OgmError(f'{len(teachers)} teachers and {len(targets)} real targets: give one target for each teacher')
-        if len({(t.mean, t.std, t.size) for t in teachers}) > 1: raise OgmError('the teachers of a committee normalise differently: train them on the same images, at the same size')
+        if len({t.size for t in teachers}) > 1: raise OgmError(f'the teachers of a committee have images of {sorted({t.size for t in teachers})} px: train them at the same size')
         self.members = [_member(t, g, settings, device) for t, g in zip(teachers, targets)]
         if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass some, or leave eta at 0')
         self.novices = [(t.to(device), weight_layers(t.net, settings.layers), {n: v.to(device) for n, v in g.items()}) for t, g in novices] if settings.eta else []
@@ -164,7 +164,7 @@ def _load_batch(self):
     rows = slice((self.b-1)*self.size, self.b*self.size)
     images, labels = self.start.images[rows], self.start.labels[rows].to(self.device)
     self.n, self.own = len(images), own_rows(len(images))
-    self.x = self.teacher.normalize(images[self.own].to(self.device)).requires_grad_()
+    self.x = self.members[0][0].normalize(images[self.own].to(self.device)).requires_grad_()
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
 def _views(self, t):
@@ -172,10 +172,15 @@ def _views(self, t):
     boxes, flips = draw_views(self.n, self.x.shape[-1], self.start.factor if self.s.patch_views else 1, self.s.scale, rng(self.s.seed, 'views', self.b, t))
     return look(self.x, boxes[self.own], flips[self.own])
 
+def _units(self, views, teacher): # from those of the first member to those of `teacher`
+    first, row = self.members[0][0], lambda v: views.new_tensor(v).view(3, 1, 1)
+    if (teacher.mean, teacher.std) == (first.mean, first.std): return views
+    return (views*row(first.std) + row(first.mean) - row(teacher.mean))/row(teacher.std)
+
 def _gradients(self, t=None, views=None):
     "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for the views and the teacher of step `t`, by default the present one."
     t = self.t if t is None else t; (teacher, layers, _), past = (of[t % len(self.members)] for of in (self.members, self.past))
-    with watch(layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = teacher(self.views(t) if views is None else views)
+    with watch(layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = teacher(_units(self, self.views(t) if views is None else views, teacher))
     ce = F.cross_entropy(logits, self.y, reduction='sum') if self.s.matcher == 'true' else None
     G = share_sums(measure(self.s.matcher, seen, layers, self.s.view, ce, create_graph=True))
     G = {n: g/self.n for n, g in G.items()}
@@ -186,7 +191,7 @@ Synthesis.load_batch, Synthesis.views, Synthesis.gradients = _load_batch, _views
 # %% ../nbs/12_synthesis.ipynb #6dc229ad
 def _class_term(self, views): # the distance of class-wise gradients, on the novice whose turn it is
     novice, layers, target = self.novices[self.t % len(self.novices)]; classes = self.labels.unique()
-    G = share_sums(class_gradients(novice.net, views, self.y, classes, layers, create_graph=True))
+    G = share_sums(class_gradients(novice.net, _units(self, views, novice), self.y, classes, layers, create_graph=True))
     return class_distance(G, {n: v[classes] for n, v in target.items()})
 
 Synthesis.class_term = _class_term
@@ -220,7 +225,7 @@ def _histories(self, G): # a history for each member; `G` is of the last step th
 def _advance(self, G):
     "Close batch `b`: keep its images and its share of the history, open the next."
     if self.s.history: self.past = _histories(self, G)
-    self.finished.append(self.teacher.denormalize(gather_rows(self.x.detach(), self.n)).cpu())
+    self.finished.append(self.members[0][0].denormalize(gather_rows(self.x.detach(), self.n)).cpu())
     self.b, self.t = self.b + 1, 0
     if not self.done: self.load_batch()
 
