@@ -164,7 +164,7 @@ def test_long_lines_go_on_below():
 
 def test_a_figure_stays_in_one_piece():
     cell = lambda t: re.sub(r'<td([^>]*)>([^<>]*)</td>', docs.unbroken, f'<td>{t}</td>')
-    assert cell('+5.9 ± 1.0') == '<td class="figure">+5.9 ± 1.0</td>' and 'class' in cell('&lt; 0.001') and cell('ten 10') == '<td>ten 10</td>'
+    assert cell('+5.9 ± 1.0') == '<td class="spread">+5.9 ± 1.0</td>' and 'class' in cell('&lt; 0.001') and cell('ten 10') == '<td>ten 10</td>'
 
 # ---- in a browser
 
@@ -196,6 +196,7 @@ LOOK = r'''() => { document.querySelectorAll('img').forEach(i => i.loading = 'ea
       if (e.getBoundingClientRect().right <= document.querySelector('main').getBoundingClientRect().right + 2) return false;
       for (let p = e.parentElement; p.tagName != 'MAIN'; p = p.parentElement) if (getComputedStyle(p).overflowX != 'visible') return false;
       return true }).map(e => e.outerHTML.slice(0, 100)),
+    torn: [...document.querySelectorAll('main td, main th')].filter(e => getComputedStyle(e).display != 'table-cell').map(e => e.textContent.slice(0, 40)),
     broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
     blank: [...document.querySelectorAll('main math')].filter(m => !m.closest('details:not([open])')).filter(m => { const r = m.getBoundingClientRect(); return r.width < 2 || r.height < 4 }).map(m => m.textContent),
     faint: [...document.querySelectorAll('body *')].filter(e => {
@@ -227,6 +228,7 @@ def test_page_in_a_browser(browser, address, html, name, width, scheme):
     assert not said, f'{name} at {width} px: {said}'
     assert seen['wide'] <= 0, f'{name} is {seen["wide"]} px wider than a window of {width} px'
     assert not seen['cut'], f'{name} at {width} px: wider than the column, without a way to scroll: {seen["cut"][:3]}'
+    assert not seen['torn'], f'{name} at {width} px: cells that have left their table: {seen["torn"][:3]}'
     assert not seen['faint'], f'{name}, {scheme}: text that one can hardly tell from what is behind it: {seen["faint"][:5]}'
     assert not seen['broken'] and not seen['blank'] and not seen['unseen'], f'{name} at {width} px: {seen}'
 

@@ -110,7 +110,7 @@ def code_lines(m):
 def unbroken(m):
     "A cell of a table that holds a figure and its spread, in one piece."
     figure = re.fullmatch(r'(?:p = )?(?:[-+<≤≥−–±\d.,% ]|of)+', html.unescape(m[2])) and re.search(r'\d', m[2])
-    return f'<td class="figure"{m[1]}>{m[2]}</td>' if figure and 'class' not in m[1] else m[0]
+    return f'<td class="spread"{m[1]}>{m[2]}</td>' if figure and 'class' not in m[1] else m[0]
 
 def from_anywhere(t, top):
     "The page `t` with links that hold wherever it is shown: a host shows 404.html in place of any page that is missing, however deep."
