@@ -170,6 +170,7 @@ def run_distill(source, # `Source` of real images
     if overwrite and finished(out) and rank() == 0: _clear(out)
     barrier(); work = out/'work'; _possible(source, init, ipc, factor); specs = _members(teacher, committee)
     if s.eta and not novices: raise OgmError(f'eta = {s.eta} weighs the gradients of novices, and there are none: give --novices 2, or leave out --eta')
+    if novices and not s.eta: raise OgmError(f'novices is {novices}, and eta = 0 gives them no weight: give --eta 1, or leave out --novices')
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, committee=committee, novices=novices, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
     ts = [get_teacher(source, spec, arch, epochs, seed, device, work, k) for k, spec in enumerate(specs)]; t = ts[0]
     young = get_novices(source, t.arch, novices, seed, device, work)
@@ -261,7 +262,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             teacher:str=None, # ready teacher: torchvision:resnet18, a .safetensors or .pth file
             epochs:int=None, # epochs to train the teacher; None: by set size
             committee:int=1, # teachers that take turns; with --teacher, as many names separated by commas
-            novices:int=0, # starts of networks that have just begun, for --eta
+            novices:int=0, # starts of networks that have just begun, for --eta 1
             eta:float=0., # weight of class-wise gradients on the novices; --plan does not count them
             init:str='rded', # start from: rded, random, noise
             factor:int=None, # patches a side of each image; None: 2 from 128 px, else 1

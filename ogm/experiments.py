@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 import torch
+from .cli import get_novices, get_teacher
 from .core import OgmError, Stopped, distributed, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
 from .distilled import DistilledSet, unfold
@@ -20,7 +21,7 @@ from .gradients import match_layers, real_target
 from .models import load_teacher
 from .rded import noise_set, random_set, rded
 from .synthesis import Settings, distill
-from .training import Recipe, accuracy, build_seeded, channel_stats, fit_novices, fit_teacher, get_recipe, train
+from .training import Recipe, accuracy, build_seeded, channel_stats, get_recipe, train
 
 # %% ../nbs/16_experiments.ipynb #91a6aa97
 @dataclass(frozen=True)
@@ -234,18 +235,9 @@ def hold_out(source, # `Source`
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
 # %% ../nbs/16_experiments.ipynb #f16cb7a5
-def _teachers(src, n, arch, out, given, epochs, seed, device): # a list of n, or of those that are given
-    files = given.split(',') if given else [out/'work'/f'teacher{f"-{k}" if k else ""}.safetensors' for k in range(n)]
-    for k, f in enumerate(files):
-        if not given and not f.exists(): fit_teacher(src, arch, epochs=epochs, seed=seed + k, device=device, checkpoint=f.with_suffix('.ckpt')).save(f)
-    return [load_teacher(f, src, device=device) for f in files]
-
-def _novices(src, n, arch, out, seed, device): # kept like the teachers; [] when no row wants them
-    found = lambda: sorted((out/'work').glob(f'novices-{n}-*.safetensors'))
-    if n and not found():
-        for i, t in enumerate(fit_novices(src, arch, n, seed=seed, device=device)): t.save(out/'work'/f'novices-{n}-{i:02d}.part')
-        for f in (out/'work').glob(f'novices-{n}-*.part'): f.rename(f.with_suffix('.safetensors'))
-    return [load_teacher(f, src, device=device) for f in found()] if n else []
+def _teachers(src, n, arch, work, given, epochs, seed, device): # a list of n, or of those that are given
+    if given: return [load_teacher(f, src, device=device) for f in given.split(',')]
+    return [get_teacher(src, '', arch, epochs, seed, device, work, k) for k in range(n)]
 
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
@@ -269,8 +261,8 @@ def run_table(data:str='digits', # as for `ogm distill`
              ):
     "Run every row that has no file yet."
     src, dev, out, targets, rows = hold_out(open_source(data), holdout), pick_device(device), Path(out), {}, _names(rows)
-    ts = _teachers(src, max([find_row(r).committee for r in rows], default=1), arch, out, teacher, teacher_epochs, seed, dev); print(src, *ts, sep='\n', flush=True)
-    young = {n: _novices(src, n, ts[0].arch, out, seed, dev) for n in {find_row(r).novices for r in rows}}
+    ts = _teachers(src, max([find_row(r).committee for r in rows], default=1), arch, out/'work', teacher, teacher_epochs, seed, dev); print(src, *ts, sep='\n', flush=True)
+    young = {n: get_novices(src, ts[0].arch, n, seed, dev, out/'work'/f'novices-{n}') for n in {find_row(r).novices for r in rows}}
     for n in map(int, ipc.split(',')):
         for name in rows:
             for student in students.split(',') if students else [ts[0].arch]:

@@ -167,6 +167,9 @@ def _load_batch(self):
     self.x = self.members[0][0].normalize(images[self.own].to(self.device)).requires_grad_()
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
+Synthesis.load_batch = _load_batch
+
+# %% ../nbs/12_synthesis.ipynb #6dc229ad
 def _views(self, t):
     "This rank's images as step `t` sees them."
     boxes, flips = draw_views(self.n, self.x.shape[-1], self.start.factor if self.s.patch_views else 1, self.s.scale, rng(self.s.seed, 'views', self.b, t))
@@ -186,9 +189,9 @@ def _gradients(self, t=None, views=None):
     G = {n: g/self.n for n, g in G.items()}
     return logits, (running_mean(G, past, self.b) if self.s.history else G)
 
-Synthesis.load_batch, Synthesis.views, Synthesis.gradients = _load_batch, _views, _gradients
+Synthesis.views, Synthesis.gradients = _views, _gradients
 
-# %% ../nbs/12_synthesis.ipynb #6dc229ad
+# %% ../nbs/12_synthesis.ipynb #5ce60bc4
 def _class_term(self, views): # the distance of class-wise gradients, on the novice whose turn it is
     novice, layers, target = self.novices[self.t % len(self.novices)]; classes = self.labels.unique()
     G = share_sums(class_gradients(novice.net, _units(self, views, novice), self.y, classes, layers, create_graph=True))
@@ -196,7 +199,7 @@ def _class_term(self, views): # the distance of class-wise gradients, on the nov
 
 Synthesis.class_term = _class_term
 
-# %% ../nbs/12_synthesis.ipynb #5ce60bc4
+# %% ../nbs/12_synthesis.ipynb #798da8e0
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
@@ -210,14 +213,14 @@ def _step(self):
     self.t += 1
     return ce.detach(), d.detach(), G
 
-# %% ../nbs/12_synthesis.ipynb #798da8e0
+# %% ../nbs/12_synthesis.ipynb #f506547f
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
 
 Synthesis.where, Synthesis.diagnose = _where, _diagnose
 
-# %% ../nbs/12_synthesis.ipynb #f506547f
+# %% ../nbs/12_synthesis.ipynb #e78230f0
 def _histories(self, G): # a history for each member; `G` is of the last step that was made
     K, last = len(self.members), max(self.t - 1, 0); turns = [last if k == last % K else last + 1 + (k - last - 1) % K for k in range(K)]
     return [{n: g.detach() for n, g in (G if t == last else self.gradients(t)[1]).items()} for t in turns]
@@ -231,7 +234,7 @@ def _advance(self, G):
 
 Synthesis.step, Synthesis.advance = _step, _advance
 
-# %% ../nbs/12_synthesis.ipynb #e78230f0
+# %% ../nbs/12_synthesis.ipynb #b34bb2cf
 def _fingerprint(self):
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) not in (('matcher', 'pseudo'), ('eta', 0.))} # younger than the first checkpoints: count when used
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
@@ -243,7 +246,7 @@ def _state(self):
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past{k or ""}.{n}': g for k, past in enumerate(self.past) for n, g in (past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #b34bb2cf
+# %% ../nbs/12_synthesis.ipynb #d5663325
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -254,7 +257,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #19a85731
+# %% ../nbs/12_synthesis.ipynb #904d60b8
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -277,7 +280,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #904d60b8
+# %% ../nbs/12_synthesis.ipynb #12246dde
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -293,7 +296,7 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #12246dde
+# %% ../nbs/12_synthesis.ipynb #a4a8dc5e
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them, or a list of them that take turns
             start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`

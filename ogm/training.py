@@ -551,11 +551,12 @@ def fit_novices(source, # a `Source`
                 seed:int=0, # of weights, order and augmentation
                 device=None, # as for `pick_device`
                )->list: # of n*len(steps) `Teacher`s, frozen
-    "Networks that have just begun to learn. Raises `OgmError` as `build` and `train` do."
+    "Networks that have just begun to learn. Raises `OgmError` as `build` and `train` do, and on an age below 1."
+    if min(steps, default=0) < 1: raise OgmError(f'steps are {steps}: give ages of at least one update')
     (mean, std), out = channel_stats(source.train, source.size), []
     for k in (address_seed(seed, 'novice', i) for i in range(n)):
         for age in steps:
             net = build_seeded(arch, len(source.classes), source.size, k)
-            train(net, source.train, 'teacher', mean=mean, std=std, size=source.size, seed=k, device=device, max_steps=age, lr=.05, schedule='constant', warmup=0., batch_size=min(128, len(source.train)), desc=f'novice {arch}')
+            train(net, source.train, 'teacher', mean=mean, std=std, size=source.size, seed=k, device=device, epochs=age, max_steps=age, lr=.05, schedule='constant', warmup=0., batch_size=min(128, len(source.train)), desc=f'novice {arch}')
             out.append(Teacher(net, arch, source.size, mean, std, source.classes, source.ids))
     return out

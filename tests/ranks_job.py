@@ -7,7 +7,7 @@ import torch
 from ogm.core import OgmError, distributed, gather_ranks, rank, rng, world_size
 from ogm.data import Source, Split, open_source
 from ogm.evaluation import evaluate
-from ogm.gradients import real_target
+from ogm.gradients import class_target, real_target
 from ogm.models import Teacher, load_teacher
 from ogm.rded import random_set, rded
 from ogm.synthesis import Synthesis, Settings, distill, gather_rows
@@ -19,9 +19,10 @@ class Double(Synthesis):
         super().load_batch(); self.x = self.x.detach().double().requires_grad_()
         self.adam = torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
-def pixels(teacher, start, target, batch, iters, kind=Synthesis):
+def pixels(teacher, start, target, batch, iters, kind=Synthesis, novices=(), **settings):
     "Pixels of all batches in units of 0..1, before they are rounded to bytes."
-    run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters), 'cpu'), []
+    run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters, **settings), 'cpu', novices), []
+    if isinstance(teacher, list): teacher = teacher[0]
     while not run.done:
         *_, G = run.step()
         if run.t == iters:
@@ -38,7 +39,7 @@ def colours(n=300, n_classes=10, size=16):
     part = Split.from_tensor(x, y, [f'band {c}' for c in range(n_classes)])
     return Source('colours', part, part)
 
-def untrained(src): return Teacher(build_seeded('convnet2-w16', 10, 16), 'convnet2-w16', 16, (.3,)*3, (.2,)*3, src.classes)
+def untrained(src, seed=0): return Teacher(build_seeded('convnet2-w16', 10, 16, seed), 'convnet2-w16', 16, (.3,)*3, (.2,)*3, src.classes)
 
 def compute(work):
     src, r = open_source('digits'), {}
@@ -54,6 +55,11 @@ def compute(work):
     for _ in range(7): half.step()
     half.save(work/f'half{world_size()}'); r['real target'], r['first'] = T, first.images                    # to be continued on another number of ranks
     r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
+    two = [untrained(col, seed) for seed in (0, 1)]; r['class target'] = class_target(col.train, two[1], batch_size=64, per_class=30)
+    def double(T): return {n: v.double() for n, v in T.items()}
+    any_target = {n: torch.randn(v.shape, dtype=torch.double, generator=rng(0, n)) for n, v in r['class target'].items()}
+    T2, novice = [double(real_target(col.train, m)) for m in two], (untrained(col, 1).double(), any_target)
+    r['committee'] = pixels([m.double() for m in two], first, T2, 20, 20, Double, [novice], eta=1.)      # batches of 20 and 10, with novices
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)
     for name, labels in (('ogm-basic', 'hard'), ('rded', 'soft')):                 # the second mixes images across ranks

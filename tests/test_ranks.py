@@ -47,11 +47,15 @@ def test_the_selection_is_identical(results):
     one, two, _ = results
     assert torch.equal(one['start'], two['start']) and torch.equal(one['scores'], two['scores'])
 
-@pytest.mark.parametrize('what', ['double', 'odd'])
+@pytest.mark.parametrize('what', ['double', 'odd', 'committee'])
 def test_twenty_steps_are_the_same(results, what):
     "Before rounding to bytes; also where the last batch leaves a rank without images. 20 steps a batch: the second batch has a history."
     one, two, _ = results
     assert one[what].shape == two[what].shape and (one[what] - two[what]).abs().max() < 1e-8
+
+def test_the_class_target_is_the_same(results):
+    one, two, _ = results
+    assert one['class target'].keys() and all((one['class target'][n] - v).norm() <= 1e-6*v.norm() and v.norm() > 0 for n, v in two['class target'].items())
 
 def test_twenty_steps_in_single_precision(results):
     "Adam divides a derivative by its own size, so where it is nothing but rounding a pixel takes steps of its own; on the average pixels agree to 1e-4."
