@@ -12,7 +12,7 @@ import contextlib, hashlib, re, time
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_input, conv2d_weight
 from .core import CHECKPOINT_SECONDS, OgmError, load_tensors, progress, rank, save_tensors, sum_ranks, world_size
 from .polar import product
 
@@ -46,16 +46,39 @@ def _how(m, k): # arguments of the weight gradient of a k-kernel conv
 
 def _rows(x): return x.permute(0, 2, 3, 1).flatten(0, 2) # (n, c, h, w) -> (n*h*w, c)
 
+def _sum_images(x): # (n, c, h, w) -> (1, c, h, w), in the order of memory: torch takes ten times as long over the one that it is not in
+    if not x.is_contiguous(memory_format=torch.channels_last): return x.sum(0, keepdim=True)
+    return x.permute(0, 2, 3, 1).flatten(1).sum(0).view(1, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+
 def _weight_sum(x_in, x_out, m, k): # weight gradient of a k-kernel conv, with the row of the ones subtracted
     c_in, (h, w) = x_in.shape[1]//m.groups, x_out.shape[2:]
     if k == (1, 1) and m.groups == 1 and x_out.is_contiguous(memory_format=torch.channels_last):
         i, o = _rows(x_in if m.stride == (1, 1) else x_in[:, :, ::m.stride[0], ::m.stride[1]]), _rows(x_out)
-        return (product(o.T, i) - i.sum(0))/(h*w)
-    full = conv2d_weight(x_in, (x_out.shape[1], c_in, *k), x_out, **_how(m, k))
-    row = conv2d_weight(x_in.sum(0, keepdim=True), (m.groups, c_in, *k), x_out.new_ones(1, m.groups, h, w), **_how(m, k))
+        full = product(o.T, i) if i.shape[1] >= o.shape[1] else product(i.T, o).T
+        return (full - i.sum(0))/(h*w)
+    if x_in.shape[-1] > 64 and x_out.is_contiguous(memory_format=torch.channels_last): x_in = x_in.contiguous(memory_format=torch.channels_last) # images come in the other layout; in it, small grey ones have exactly the same sums for all colours
+    full = _Unfolded.apply(x_in, x_out, m) if k == m.kernel_size and _small(x_in, x_out, m) else conv2d_weight(x_in, (x_out.shape[1], c_in, *k), x_out, **_how(m, k))
+    row = conv2d_weight(_sum_images(x_in), (m.groups, c_in, *k), x_out.new_ones(1, m.groups, h, w), **_how(m, k))
     return (full - row.repeat_interleave(m.out_channels//m.groups, 0)).flatten(1)/(h*w)
 
 # %% ../nbs/10_gradients.ipynb #2dc927e5
+def _small(x, o, m): # whether to unfold
+    return x.device.type == 'cpu' and x.dtype == torch.float32 and o.shape[2]*o.shape[3] <= 64 <= x.shape[1] and m.groups == 1 and m.dilation == (1, 1) and x.is_contiguous(memory_format=torch.channels_last)
+
+class _Unfolded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, o, m):
+        ctx.save_for_backward(x, o); ctx.m, (p, q), (kh, kw) = m, m.padding, m.kernel_size; out, few = 0, max(1, 512//(o.shape[2]*o.shape[3]))
+        for u, d in zip(F.pad(x.permute(0, 2, 3, 1), (0, 0, q, q, p, p)).split(few), o.split(few)):
+            u = u.unfold(1, kh, m.stride[0]).unfold(2, kw, m.stride[1]).permute(0, 1, 2, 4, 5, 3).reshape(-1, kh*kw*x.shape[1])
+            out = out + product(_rows(d).T, u)
+        return out.view(-1, kh, kw, x.shape[1]).permute(0, 3, 1, 2)
+    @staticmethod
+    def backward(ctx, C): # derivative of the loss by the matrix, (c_out, c_in, k, k)
+        x, o = ctx.saved_tensors; how = _how(ctx.m, ctx.m.kernel_size); C = C.contiguous(memory_format=torch.channels_last)
+        return conv2d_input(x.shape, C, o, **how), F.conv2d(x, C, **how), None
+
+# %% ../nbs/10_gradients.ipynb #0783ff43
 def _centre(x, m, hw): # x_in under the centre tap of each kernel position
     for i, n in enumerate(hw):
         first = m.dilation[i]*(m.kernel_size[i]//2) - m.padding[i]; last = first + (n - 1)*m.stride[i]
@@ -78,7 +101,7 @@ def _seen_as(x_in, x_out, m, view): # (input, output, layer, kernel) in a view
     if view == 'channel': return _centre(x_in, m, x_out.shape[2:]), x_out, m, (1, 1)
     raise OgmError(f"unknown view {view!r}: choose 'kernel' or 'channel'")
 
-# %% ../nbs/10_gradients.ipynb #67a4c42e
+# %% ../nbs/10_gradients.ipynb #adf02558
 def collect(seen:dict, # name -> (input, output), from `watch`
             layers:dict, # name -> nn.Conv2d
             view='kernel', # 'kernel' or 'channel'
@@ -88,7 +111,7 @@ def collect(seen:dict, # name -> (input, output), from `watch`
 
 def _wide(t): return t.float() if t.dtype in (torch.half, torch.bfloat16) else t
 
-# %% ../nbs/10_gradients.ipynb #b1ea10e3
+# %% ../nbs/10_gradients.ipynb #097dbcc1
 def pseudo_gradients(net:nn.Module, # network in evaluation mode
                      x:torch.Tensor, # (n, 3, s, s) normalised images
                      view='kernel', # 'kernel': (c_out, c_in*k*k); 'channel': (c_out, c_in)
@@ -99,7 +122,7 @@ def pseudo_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers, view) as seen: net(x)
     return {n: G/len(x) for n, G in collect(seen, layers, view).items()}
 
-# %% ../nbs/10_gradients.ipynb #74b1d1fb
+# %% ../nbs/10_gradients.ipynb #18e6f7aa
 def collect_true(loss:torch.Tensor, # scalar, a SUM over images
                  seen:dict, # name -> (input, output), from `watch`
                  layers:dict, # name -> nn.Conv2d
@@ -113,7 +136,7 @@ def collect_true(loss:torch.Tensor, # scalar, a SUM over images
     weigh = lambda x, d, m, k: conv2d_weight(x, (m.out_channels, x.shape[1]//m.groups, *k), d, **_how(m, k)).flatten(1)
     return {n: _wide(weigh(*_seen_as(seen[n][0], d, m, view))) for (n, m), d in zip(layers.items(), ds)}
 
-# %% ../nbs/10_gradients.ipynb #7914876d
+# %% ../nbs/10_gradients.ipynb #7300f0a1
 def true_gradients(net:nn.Module, # network in evaluation mode
                    x:torch.Tensor, # (n, 3, s, s) normalised images
                    y:torch.Tensor, # (n,) int64 labels
@@ -126,7 +149,7 @@ def true_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers) as seen: loss = F.cross_entropy(net(x), y, reduction='sum')
     return {n: G/len(x) for n, G in collect_true(loss, seen, layers, view, create_graph).items()}
 
-# %% ../nbs/10_gradients.ipynb #7300f0a1
+# %% ../nbs/10_gradients.ipynb #3aa28924
 def bn_layers(net:nn.Module, # any network
               pattern:str|None=None, # regular expression on layer names; None takes all
              )->dict: # name -> nn.BatchNorm2d
@@ -135,19 +158,19 @@ def bn_layers(net:nn.Module, # any network
     if not layers: raise OgmError(f'no batch norm whose statistics could be matched in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
     return layers
 
-# %% ../nbs/10_gradients.ipynb #5f3e1bb7
+# %% ../nbs/10_gradients.ipynb #c5dd5f60
 def moments(x:torch.Tensor, # (n, c, h, w) features
            )->torch.Tensor: # (2, c): mean and mean square over positions, SUM over images
     "First two moments of each channel, additive over images."
     return torch.stack([x.mean((2, 3)).sum(0), x.square().mean((2, 3)).sum(0)])
 
-# %% ../nbs/10_gradients.ipynb #3aa28924
+# %% ../nbs/10_gradients.ipynb #da64e9be
 def running_moments(m:nn.BatchNorm2d, # with running statistics
                    )->torch.Tensor: # (2, c)
     "What the batch norm remembers of the real images, in the same form."
     return torch.stack([m.running_mean, m.running_var + m.running_mean.square()]).detach().clone()
 
-# %% ../nbs/10_gradients.ipynb #9a6eb97a
+# %% ../nbs/10_gradients.ipynb #52d0344d
 MATCHERS = ('pseudo', 'true', 'bn')
 
 def match_layers(net:nn.Module, # any network
@@ -157,7 +180,7 @@ def match_layers(net:nn.Module, # any network
     "The layers that a matcher looks at. Raises `OgmError` when there are none."
     return bn_layers(net, pattern) if matcher == 'bn' else conv_layers(net, pattern)
 
-# %% ../nbs/10_gradients.ipynb #b266a050
+# %% ../nbs/10_gradients.ipynb #5259d7bd
 def measure(matcher:str, # 'pseudo', 'true' or 'bn'
             seen:dict, # name -> (input, output), from `watch`
             layers:dict, # name -> layer, from `match_layers`
@@ -169,7 +192,7 @@ def measure(matcher:str, # 'pseudo', 'true' or 'bn'
     if matcher == 'bn': return {n: _wide(moments(seen[n][0])) for n in layers}
     return collect_true(loss, seen, layers, view, create_graph) if matcher == 'true' else collect(seen, layers, view)
 
-# %% ../nbs/10_gradients.ipynb #52d0344d
+# %% ../nbs/10_gradients.ipynb #20e0a1a3
 def matrix_shape(m:nn.Module, # a layer from `match_layers`
                  view:str, # 'kernel' or 'channel'; no matter for 'bn'
                  matcher:str='pseudo', # 'pseudo', 'true' or 'bn'
@@ -178,7 +201,7 @@ def matrix_shape(m:nn.Module, # a layer from `match_layers`
     if matcher == 'bn': return (2, m.num_features)
     return (m.out_channels, m.weight[0].numel() if view == 'kernel' else m.weight.shape[1])
 
-# %% ../nbs/10_gradients.ipynb #5259d7bd
+# %% ../nbs/10_gradients.ipynb #5b838fe0
 def _accumulate(total, G): # in place: for small batches the sums are as much to move as the images
     for n, g in G.items(): total[n] = total[n].add_(g) if n in total else g.to(torch.float32 if g.device.type == 'mps' else torch.float64, copy=True)
     return total
@@ -188,7 +211,7 @@ def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true
         logits = teacher(teacher.normalize(x).requires_grad_(matcher == 'true'))
         return measure(matcher, seen, layers, view, F.cross_entropy(logits, y, reduction='sum') if matcher == 'true' else None)
 
-# %% ../nbs/10_gradients.ipynb #20e0a1a3
+# %% ../nbs/10_gradients.ipynb #921f1ca0
 def _sums_file(work, view): return Path(work)/f'sums-{view}-{rank()}of{world_size()}.safetensors'
 
 def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of its images seen); what belongs to another run is not looked at
@@ -196,7 +219,7 @@ def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of it
     total, meta = load_tensors(_sums_file(work, view), device)
     return (total, meta['done']) if meta.get('key') == key else ({}, 0)
 
-# %% ../nbs/10_gradients.ipynb #5b838fe0
+# %% ../nbs/10_gradients.ipynb #f4fe9918
 @torch.no_grad()
 def real_target(split, # real images: a `Split`
                 teacher, # frozen `Teacher`
@@ -220,7 +243,7 @@ def real_target(split, # real images: a `Split`
     zero = lambda n: torch.zeros(matrix_shape(layers[n], view, matcher), dtype=torch.float64, device=device)
     return {n: (sum_ranks(total[n] if n in total else zero(n))/len(split)).float() for n in layers}
 
-# %% ../nbs/10_gradients.ipynb #f4fe9918
+# %% ../nbs/10_gradients.ipynb #5d702dca
 def weight_layers(net:nn.Module, # any network
                   pattern:str|None=None, # regular expression on layer names; None takes all
                  )->dict: # name -> nn.Conv2d or nn.Linear, in the order of the network
@@ -233,7 +256,7 @@ def _weigh(x, d, m): # gradient of a layer's weight from its inputs and the deri
     if not len(x): return m.weight.new_zeros(m.weight.shape).flatten(1)
     return (d.T @ x if isinstance(m, nn.Linear) else conv2d_weight(x, m.weight.shape, d, **_how(m, m.kernel_size)).flatten(1))
 
-# %% ../nbs/10_gradients.ipynb #7b7edc33
+# %% ../nbs/10_gradients.ipynb #dd43f00b
 def class_gradients(net:nn.Module, # network in evaluation mode
                     x:torch.Tensor, # (n, 3, s, s) normalised images
                     y:torch.Tensor, # (n,) int64 labels
@@ -247,7 +270,7 @@ def class_gradients(net:nn.Module, # network in evaluation mode
     ds, of = torch.autograd.grad(loss, [seen[n][1] for n in layers], create_graph=create_graph), [(y == c).nonzero().flatten() for c in classes]
     return {n: torch.stack([_weigh(seen[n][0][r], d[r], m) for r in of]) for (n, m), d in zip(layers.items(), ds)}
 
-# %% ../nbs/10_gradients.ipynb #dd43f00b
+# %% ../nbs/10_gradients.ipynb #59fba7d2
 def class_target(split, # real images: a `Split`
                  teacher, # frozen `Teacher`
                  pattern:str|None=None, # regular expression on layer names; None takes all weights
@@ -266,7 +289,7 @@ def class_target(split, # real images: a `Split`
     count = torch.bincount(split.labels, minlength=C).clamp(min=1).to(device)
     return {n: (sum_ranks(v)/count[:, None, None]).float() for n, v in total.items()}
 
-# %% ../nbs/10_gradients.ipynb #8ab8f24f
+# %% ../nbs/10_gradients.ipynb #6050b480
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

@@ -185,8 +185,8 @@ def _gradients(self, t=None, views=None):
     t = self.t if t is None else t; (teacher, layers, _), past = (of[t % len(self.members)] for of in (self.members, self.past))
     with watch(layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = teacher(_units(self, self.views(t) if views is None else views, teacher))
     ce = F.cross_entropy(logits, self.y, reduction='sum') if self.s.matcher == 'true' else None
-    G = share_sums(measure(self.s.matcher, seen, layers, self.s.view, ce, create_graph=True))
-    G = {n: g/self.n for n, g in G.items()}
+    G = share_sums(measure(self.s.matcher, seen, layers, self.s.view, ce, create_graph=True)); seen.clear()
+    for n in G: G[n] = G[n]/self.n # one after another, so that they are never in memory twice
     return logits, (running_mean(G, past, self.b) if self.s.history else G)
 
 Synthesis.views, Synthesis.gradients = _views, _gradients
@@ -204,30 +204,31 @@ def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
     views = self.views(self.t); logits, G = self.gradients(views=views)
-    try: loss, ce, d = ogm_loss(logits, self.y, G, self.members[self.turn][2], self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True)
-    except OgmError as e: raise OgmError(self.diagnose(G) or str(e)) from e
+    try: loss, ce, d = ogm_loss(logits, self.y, G, self.members[self.turn][2], self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True, consume=True)
+    except OgmError as e: raise OgmError(self.diagnose() or str(e)) from e
     if self.novices: loss = loss + self.s.eta*self.class_term(views)
     self.adam.zero_grad(); loss.backward()
-    if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose(G) or self.where('in the loss or its derivative'))
+    if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose() or self.where('in the loss or its derivative'))
     self.adam.step(); self.x.data.clamp_(self.lo, self.hi)
     self.t += 1
-    return ce.detach(), d.detach(), G
+    return ce.detach(), d.detach()
 
 # %% ../nbs/12_synthesis.ipynb #f506547f
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
-def _diagnose(self, G): return next((self.where(f'in layer {n!r}') for n, g in G.items() if not g.isfinite().all()), None)
+def _diagnose(self): return next((self.where(f'in layer {n!r}') for n, g in self.gradients()[1].items() if not g.isfinite().all()), None)
 
 Synthesis.where, Synthesis.diagnose = _where, _diagnose
 
 # %% ../nbs/12_synthesis.ipynb #e78230f0
-def _histories(self, G): # a history for each member; `G` is of the last step that was made
-    K, last = len(self.members), max(self.t - 1, 0); turns = [last if k == last % K else last + 1 + (k - last - 1) % K for k in range(K)]
-    return [{n: g.detach() for n, g in (G if t == last else self.gradients(t)[1]).items()} for t in turns]
+def _histories(self): # a history for each member
+    K = len(self.members); first = max(self.t - K, 0)
+    past = {t % K: {n: g.detach() for n, g in self.gradients(t)[1].items()} for t in range(first, first + K)}
+    return [past[k] for k in range(K)]
 
-def _advance(self, G):
-    "Close batch `b`: keep its images and its share of the history, open the next."
-    if self.s.history: self.past = _histories(self, G)
+def _advance(self):
+    "Close batch `b`: keep its images and, for the batches that follow, its share of the history; open the next."
+    if self.s.history and self.b < self.n_batches: self.past = _histories(self)
     self.finished.append(self.members[0][0].denormalize(gather_rows(self.x.detach(), self.n)).cpu())
     self.b, self.t = self.b + 1, 0
     if not self.done: self.load_batch()
@@ -286,11 +287,11 @@ def _run(self, work=None, every=100, log_every=20):
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
     with bar, stop_signals() as stop:
         while not self.done:
-            ce, d, G = self.step() if self.s.iters else (0., 0., self.gradients()[1])
+            ce, d = self.step() if self.s.iters else (0., 0.)
             if self.t % log_every == 1 or self.t == self.s.iters:
                 self.log.append([self.b, self.t, float(ce), float(d)]); bar.set_postfix(batch=f'{self.b}/{self.n_batches}', ce=f'{float(ce):.3f}', d=f'{float(d):.3f}')
             bar.update(); halt = any_rank(bool(stop))
-            if self.t >= self.s.iters: self.advance(G)
+            if self.t >= self.s.iters: self.advance()
             if work and (halt or self.done or self.t % every == 0): self.save(work)
             if halt and (work or not self.done): raise Stopped(f'synthesis stopped at batch {min(self.b, self.n_batches)} of {self.n_batches}, step {self.t if not self.done else self.s.iters}' + ('; repeat the command to continue' if work else ''))
 

@@ -24,10 +24,10 @@ def pixels(teacher, start, target, batch, iters, kind=Synthesis, novices=(), **s
     run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters, **settings), 'cpu', novices), []
     if isinstance(teacher, list): teacher = teacher[0]
     while not run.done:
-        *_, G = run.step()
+        run.step()
         if run.t == iters:
             x = gather_rows(run.x.detach(), run.n); std = torch.tensor(teacher.std).view(1, 3, 1, 1)
-            out.append(x*std + torch.tensor(teacher.mean).view(1, 3, 1, 1)); run.advance(G)
+            out.append(x*std + torch.tensor(teacher.mean).view(1, 3, 1, 1)); run.advance()
     return torch.cat(out)
 
 def subset(ds, n): return dataclasses.replace(ds, images=ds.images[:n], labels=ds.labels[:n])
