@@ -165,8 +165,11 @@ def _peaks_here(b, way, n): # bytes that a step needs, n times after a first one
 
 def _peaks(b, way, n): # the same, measured in a child process on a CPU
     if b.device.type == 'cuda': return _peaks_here(b, way, n)
-    code = f'import torch; torch.set_num_threads({torch.get_num_threads()})\nfrom ogm import bench\nprint(bench._peaks_here(bench.Bench("cpu", {b.quick}), {way!r}, {n}))'
-    return json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=os.environ | dict(MALLOC_MMAP_THRESHOLD_='65536')).stdout)
+    return _child(b, f'_peaks_here(b, {way!r}, {n})', MALLOC_MMAP_THRESHOLD_='65536')
+
+def _child(b, call, **env): # what a call returns in a process of its own
+    code = f'import torch; torch.set_num_threads({torch.get_num_threads()})\nfrom ogm.bench import *\nfrom ogm.bench import _peaks_here, _short_steps\nb = Bench("cpu", {b.quick})\nprint({call})'
+    return json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=os.environ | env).stdout)
 
 # %% ../nbs/17_bench.ipynb #d87ba500
 def _profile(b, f): # -> kind of work: share of the time of f
@@ -349,6 +352,10 @@ def _tries(b, arch, side, batch): # name -> a training step
     if b.device.type == 'cuda': ways['CUDA graph'] = step(torch.cuda.make_graphed_callables(net().train(), (x,)))
     return ways
 
+def _short_steps(b, arch): # seconds of training steps on a hundred small images
+    x, y = torch.randn(100, 3, 32, 32), torch.arange(100) % 10; f = _stepper(b, build_seeded(arch, 10, 32).to(memory_format=torch.channels_last))
+    return rounds(dict(step=lambda: [f(x, y) for _ in range(1 if b.quick else 8)]), b.n)['step']
+
 def _part_tries(b): # rows of part 7
     rows = []
     for arch, side, batch in ((b.arch, b.side, b.batch),) if b.quick else (('convnet3-w32', 32, 64), ('resnet18', 32, 32)):
@@ -360,6 +367,8 @@ def _part_tries(b): # rows of part 7
     t = b.teacher(); old = Teacher(build_seeded(b.arch, b.classes, b.side), b.arch, b.side, t.mean, t.std, t.classes).to(b.device)
     old.net.to(memory_format=torch.contiguous_format); t.net.to(memory_format=torch.channels_last); x = t.normalize(b.images(b.batch).to(b.device)).requires_grad_()
     s = b.rounds({k: (lambda m=m: torch.autograd.grad(m(x).sum(), x)) for k, m in (('last', t), ('first', old))})
+    if b.device.type == 'cpu' and sys.platform == 'linux': # the variable says what holds anyway, and keeps `keep_memory` from acting
+        rows += [row('7', f'freed memory kept, {a}', 'given back to the system', 'gain', None, _child(b, f'_short_steps(b, {a!r})'), _child(b, f'_short_steps(b, {a!r})', MALLOC_ARENA_MAX=str(8*(os.cpu_count() or 1)))) for a in ('convnet3-w32', 'convnet3')]
     return rows + [row('7', f'channels last, teacher {b.arch} at {b.side} px', 'channels first', 'gain', None, s['last'], s['first'])]
 
 # %% ../nbs/17_bench.ipynb #3a3e87fd

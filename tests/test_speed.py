@@ -1,4 +1,6 @@
 "What was made fast gives what the plain way gives: layouts, libraries, products, and the committed figures."
+import os, subprocess, sys
+
 import pytest, torch
 from ogm import polar as P
 from ogm.core import read_json, rng
@@ -72,3 +74,14 @@ def test_committed_figures_are_what_their_samples_say():
     for r in read_json(f)['rows']:
         a, b = (r['ours'], r['theirs']) if r['kind'] == 'cost' else (r['theirs'], r['ours']); q = sorted(x/y for x, y in zip(a, b)); m = len(q)
         assert abs(r['ratio'] - (q[m//2] + q[(m - 1)//2])/2) < 1e-9 and r['ok'] == (None if r['bar'] is None else r['ratio'] <= r['bar'] if r['kind'] == 'cost' else r['ratio'] >= r['bar'])
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='a matter of glibc')
+@pytest.mark.parametrize('env', [{}, {'MALLOC_MMAP_THRESHOLD_': '65536'}], ids=['kept', 'as the environment says'])
+def test_freed_memory_is_kept(env):
+    "A hundred megabytes that were freed are still the process's own, unless its environment wants something else."
+    code = """
+import torch; from ogm.core import keep_memory, pick_device; pick_device('cpu')
+held = lambda: int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])
+before = held(); x = torch.ones(25_000_000); full = held(); del x; print(int(keep_memory()), full - before, held() - before)"""
+    p = subprocess.run([sys.executable, '-c', code], env={k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')} | env, capture_output=True, text=True, check=True)
+    done, full, after = map(int, p.stdout.split()); assert full > 95_000 and done == (not env) and (after > 95_000 if done else after < 5_000)
