@@ -214,6 +214,7 @@ def plan_road(source, # `Source`
               arch=None, # as for `distill`
               epochs=None, # as for `distill`
               committee=1, # as for `distill`
+              novices=0, # as for `distill`
               init='rded', # as for `distill`
               ipc:int=10, # images per class
               factor:int=None, # patches a side
@@ -221,16 +222,23 @@ def plan_road(source, # `Source`
              )->dict: # 'rows': {step: (what, count of batches or steps, seconds)}, 'memory' and 'disk' in bytes
     "What `run_distill` would do, and an estimate of what it costs."
     import torch; from ogm.core import world_size
-    from ogm.distilled import DistilledSet; from ogm.gradients import conv_layers, real_target; from ogm.models import Teacher, load_teacher
-    from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis; from ogm.training import _auto_epochs, build_seeded, for_few, get_recipe, train
+    from ogm.distilled import DistilledSet; from ogm.gradients import class_gradients, class_target, conv_layers, real_target, weight_layers; from ogm.models import Teacher, load_teacher
+    from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis; from ogm.training import AGES, _auto_epochs, build_seeded, for_few, get_recipe, train
     split, C, W, rows = source.train, source.n_classes, world_size(), {}; n, size = len(split), source.size; r = for_few(get_recipe('teacher'), n)
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
+    def step_of(t): # seconds of a training step
+        part = few.subset(range(min(len(few), r.batch_size)))
+        return _clock(lambda: train(build_seeded(t.arch, C, size), part, r, mean=t.mean, std=t.std, size=size, epochs=1, device=device, workers=0), device)*r.batch_size/len(part)/workers
     if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); rows['teacher'] = f'{t.arch} is given', 0, 0.
     else:
         arch = arch or ('convnet3' if size <= 64 else 'resnet18'); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
-        e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size); part = few.subset(range(min(len(few), r.batch_size)))
-        one = _clock(lambda: train(build_seeded(arch, C, size), part, r, mean=t.mean, std=t.std, size=size, epochs=1, device=device, workers=0), device)
-        rows['teacher'] = f'{committee} × {arch}, {e} epochs of {n:,} images', committee*e*steps, committee*e*steps*one*r.batch_size/len(part)/workers
+        e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size)
+        rows['teacher'] = f'{committee} × {arch}, {e} epochs of {n:,} images', committee*e*steps, committee*e*steps*step_of(t)
+    young = []
+    if novices: # they cost their training, and a look at a thousand images of each class
+        young = [(t, class_target(few, t, s.layers, device=device))]; x, y = next(iter(few.batches(size, 64))); seen = C*min(1000, int(torch.bincount(split.labels, minlength=C).min())); k = novices*len(AGES)
+        def look_at(): class_gradients(t.net, t.normalize(x.to(device)), y.to(device), y.unique().to(device), weight_layers(t.net, s.layers))
+        rows['novices'] = f'{k} × {t.arch}, {seen:,} images each', novices*sum(AGES), novices*sum(AGES)*step_of(t) + k*_clock(look_at, device)*seen/len(x)/workers
     size, look = t.size, max(300, ipc*(factor or default_factor(t.size))**2); cell = size//(factor or default_factor(size))
     if init == 'rded':
         some, looked = torch.arange(min(n, 64)), int(torch.bincount(split.labels, minlength=C).clamp(max=look).sum())
@@ -240,7 +248,7 @@ def plan_road(source, # `Source`
     layers = conv_layers(t.net, s.layers); target = real_target(few, t, s.view, layers, device=device)
     rows['target'] = f'{n:,} images, {len(layers)} layers', committee*math.ceil(n/256), committee*_clock(lambda: real_target(few, t, s.view, layers, device=device), device)*n/len(few)/workers
     N, whole = ipc*C, s.batch*W; m = min(N, whole); x = torch.cat([b for b, _ in few.batches(size, 64)])[torch.arange(m) % len(few)]
-    run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor or default_factor(size)), target, s, device)
+    run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor or default_factor(size)), target, s, device, young)
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
@@ -263,7 +271,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             epochs:int=None, # epochs to train the teacher; None: by set size
             committee:int=1, # teachers that take turns; with --teacher, as many names separated by commas
             novices:int=0, # starts of networks that have just begun, for --eta 1
-            eta:float=0., # weight of class-wise gradients on the novices; --plan does not count them
+            eta:float=0., # weight of class-wise gradients on the novices
             init:str='rded', # start from: rded, random, noise
             factor:int=None, # patches a side of each image; None: 2 from 128 px, else 1
             iters:int=1000, # Adam steps a batch
@@ -290,8 +298,8 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         if plan:
             from ogm.synthesis import Settings
-            s = Settings(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history)
-            _say(plan_text(plan_road(src, s, teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, device=dev))); return
+            s = Settings(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history, eta=eta)
+            _say(plan_text(plan_road(src, s, teacher=teacher, arch=arch, epochs=epochs, committee=committee, novices=novices, init=init, ipc=ipc, factor=factor, device=dev))); return
         ds = run_distill(src, out, data=data, teacher=teacher, arch=arch, epochs=epochs, committee=committee, novices=novices, init=init, ipc=ipc, factor=factor, seed=seed, device=dev, overwrite=overwrite, every=every,
                          iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, view=view, eps=eps, orthogonal=orthogonal, history=history)
         _say(f'{ds}\nwritten to {out}')

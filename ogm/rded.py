@@ -171,7 +171,7 @@ def rded(source, # `Source`: RDED picks from its training images
          n_crops:int=5, # crops of each
          seed:int=0, # the run's seed
          device=None, # as for `pick_device`
-         batch_size:int|None=None, # crops in one pass of the teacher; None: 200, on a CPU as many as fit its caches
+         batch_size:int|None=None, # crops in one pass of the teacher; None: 200, on a CPU fewer of large ones
          workers:int|None=None, # decoding processes; None picks, 0 stays in this one
          return_scores:bool=False, # also return (ipc*C, factor²) scores of the chosen crops
          work=None, # directory that keeps the scores so far, to continue from
@@ -180,7 +180,7 @@ def rded(source, # `Source`: RDED picks from its training images
     split, teacher = source.train, _in_order(teacher, source).to(pick_device(device))
     size = teacher.size; factor = default_factor(size) if factor is None else factor
     if n_crops < 1 or n_images < 1: raise OgmError(f'n_images and n_crops must be at least 1, not {n_images} and {n_crops}')
-    if batch_size is None: batch_size = 200 if teacher.device.type != 'cpu' else min(200, max(2, 2**18//size**2//n_crops)*n_crops)
+    if batch_size is None: batch_size = 200 if teacher.device.type != 'cpu' else min(200, max(2, 2**20//size**2//n_crops)*n_crops)
     need = _check_request(split, ipc, factor, size, n_crops); C, cell = split.n_classes, size//factor
     rows, places = _candidates(split, max(n_images, need), seed)
     key = [teacher.sha256(), factor, n_crops, seed, batch_size, hashlib.sha256(rows.numpy().tobytes() + split.labels[rows].numpy().tobytes()).hexdigest()] if work else None
