@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../nbs/15_main.ipynb #5372c4d2
 import sys
+from pathlib import Path
 from .cli import main
 
 # %% ../nbs/15_main.ipynb #a058388e
-if __name__ == '__main__' and sys.argv[0].endswith('__main__.py'): sys.exit(main())
+if __name__ == '__main__' and Path(sys.argv[0]).parts[-2:] == ('ogm', '__main__.py'): sys.exit(main())
