@@ -6,7 +6,7 @@ import argparse, base64, hashlib, html, json, os, re, shutil, struct, sys, tempf
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import math_core, yaml
+import filelock, math_core, yaml
 from fastcore.utils import working_directory
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
@@ -19,7 +19,10 @@ MATH = math_core.LatexToMathML(fancy_error=False, macros={'widetilde': r'\tilde{
 # ---- nbdev
 
 def process():
-    "`_proc/`: what nbdev makes of the notebooks, made anew when the package or the settings changed, and without pages that are gone."
+    "`_proc/`: what nbdev makes of the notebooks, made anew when the package or the settings changed, and without pages that are gone. One process at a time: another would delete what this one has made."
+    with filelock.FileLock(Path(tempfile.gettempdir())/f'docs-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]}.lock'): return _process()
+
+def _process():
     cfg = get_config(); cache = cfg.config_path/'_proc'; key = hashlib.sha256()
     for f in [cfg.config_file, *sorted(cfg.lib_path.glob('*.py'))]: key.update(f.read_bytes())
     mark = cache/'.key'; force = not mark.exists() or mark.read_text() != key.hexdigest()
