@@ -235,11 +235,12 @@ def _part_polar(b): # rows of part 2
         Gs = [_spread(s, k, b.device).requires_grad_() for k, s in enumerate(shapes)]; Ws = [torch.randn_like(G) for G in Gs]
         def both(f): torch.autograd.grad([(Q*W).sum() for Q, W in zip(f(Gs), Ws)], Gs)
         As = [_gram(G.detach() if G.shape[0] <= G.shape[1] else G.detach().mT) for G in Gs]
-        t = b.rounds({k: (lambda f=f: both(f)) for k, f in _POLAR.items()} | dict(eigen=lambda: [torch.linalg.eigh(A) for A in As]))
+        alone = dict(eigen=lambda: [torch.linalg.eigh(A) for A in As]) if view == 'channel' else {} # most of it there
+        t = b.rounds({k: (lambda f=f: both(f)) for k, f in _POLAR.items()} | alone)
         goal = 10 if b.device.type == 'cuda' else 4
         rows += [row('2', f'polar factor, {view} shapes', n, 'gain', bar, t['ours'], t[k]) for k, n, bar in
                  (('svd', 'autograd through the SVD', goal), ('ns', 'autograd through 5 Newton–Schulz steps', 1), ('ns_bf16', 'the same steps in bfloat16', None))]
-        rows.append(row('2', f'eigenvectors alone, {view} shapes', 'autograd through the SVD', 'gain', None, t['eigen'], t['svd']))
+        if alone: rows.append(row('2', f'eigenvectors alone, {view} shapes', 'autograd through the SVD', 'gain', None, t['eigen'], t['svd']))
     rows[0]['errors'] = _errors(b, b.kernels[-1] if b.quick else (128, 1152))
     return rows
 

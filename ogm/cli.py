@@ -207,6 +207,25 @@ def _sizes(n, side, batch, t, target): # bytes on disk when all is done, at most
     return dict(artifact=2*n*image, start=n*image, batches=n*image, checkpoint=3*4*min(n, batch)*image + 4*sum(m.numel() for m in target.values()), teacher=4*weights, target=4*sum(m.numel() for m in target.values()))
 
 # %% ../nbs/14_cli.ipynb #020555e8
+def _plan_networks(source, few, s, teacher, arch, epochs, committee, novices, device, workers): # -> (a teacher, its novices, rows)
+    from ogm.gradients import class_gradients, class_target, weight_layers; from ogm.models import Teacher, load_teacher
+    from ogm.training import AGES, _auto_epochs, build_seeded, for_few, get_recipe, train
+    split, C, size, n, rows, young = source.train, source.n_classes, source.size, len(source.train), {}, []; r = for_few(get_recipe('teacher'), n)
+    def step_of(t): # seconds of a training step
+        part = few.subset(range(min(len(few), r.batch_size)))
+        return _clock(lambda: train(build_seeded(t.arch, C, size), part, r, mean=t.mean, std=t.std, size=size, epochs=1, device=device, workers=0), device)*r.batch_size/len(part)/workers
+    if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); rows['teacher'] = f'{t.arch} is given', 0, 0.
+    else:
+        arch = arch or ('convnet3' if size <= 64 else 'resnet18'); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
+        e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size)
+        rows['teacher'] = f'{committee} × {arch}, {e} epochs of {n:,} images', committee*e*steps, committee*e*steps*step_of(t)
+    if novices:
+        young = [(t, class_target(few, t, s.layers, device=device))]; x, y = next(iter(few.batches(size, 64))); seen = C*min(1000, int(split.labels.bincount(minlength=C).min())); k = novices*len(AGES)
+        def look_at(): class_gradients(t.net, t.normalize(x.to(device)), y.to(device), y.unique().to(device), weight_layers(t.net, s.layers))
+        rows['novices'] = f'{k} × {t.arch}, {seen:,} images each', novices*sum(AGES), novices*sum(AGES)*step_of(t) + k*_clock(look_at, device)*seen/len(x)/workers
+    return t, young, rows
+
+# %% ../nbs/14_cli.ipynb #979cfad4
 def plan_road(source, # `Source`
               s, # `Settings` of the synthesis
               *,
@@ -222,23 +241,11 @@ def plan_road(source, # `Source`
              )->dict: # 'rows': {step: (what, count of batches or steps, seconds)}, 'memory' and 'disk' in bytes
     "What `run_distill` would do, and an estimate of what it costs."
     import torch; from ogm.core import world_size
-    from ogm.distilled import DistilledSet; from ogm.gradients import class_gradients, class_target, conv_layers, real_target, weight_layers; from ogm.models import Teacher, load_teacher
-    from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis; from ogm.training import AGES, _auto_epochs, build_seeded, for_few, get_recipe, train
-    split, C, W, rows = source.train, source.n_classes, world_size(), {}; n, size = len(split), source.size; r = for_few(get_recipe('teacher'), n)
+    from ogm.distilled import DistilledSet; from ogm.gradients import conv_layers, real_target
+    from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis
+    split, C, W = source.train, source.n_classes, world_size(); n, size = len(split), source.size
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
-    def step_of(t): # seconds of a training step
-        part = few.subset(range(min(len(few), r.batch_size)))
-        return _clock(lambda: train(build_seeded(t.arch, C, size), part, r, mean=t.mean, std=t.std, size=size, epochs=1, device=device, workers=0), device)*r.batch_size/len(part)/workers
-    if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); rows['teacher'] = f'{t.arch} is given', 0, 0.
-    else:
-        arch = arch or ('convnet3' if size <= 64 else 'resnet18'); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
-        e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size)
-        rows['teacher'] = f'{committee} × {arch}, {e} epochs of {n:,} images', committee*e*steps, committee*e*steps*step_of(t)
-    young = []
-    if novices: # they cost their training, and a look at a thousand images of each class
-        young = [(t, class_target(few, t, s.layers, device=device))]; x, y = next(iter(few.batches(size, 64))); seen = C*min(1000, int(torch.bincount(split.labels, minlength=C).min())); k = novices*len(AGES)
-        def look_at(): class_gradients(t.net, t.normalize(x.to(device)), y.to(device), y.unique().to(device), weight_layers(t.net, s.layers))
-        rows['novices'] = f'{k} × {t.arch}, {seen:,} images each', novices*sum(AGES), novices*sum(AGES)*step_of(t) + k*_clock(look_at, device)*seen/len(x)/workers
+    t, young, rows = _plan_networks(source, few, s, teacher, arch, epochs, committee, novices, device, workers)
     size, look = t.size, max(300, ipc*(factor or default_factor(t.size))**2); cell = size//(factor or default_factor(size))
     if init == 'rded':
         some, looked = torch.arange(min(n, 64)), int(torch.bincount(split.labels, minlength=C).clamp(max=look).sum())
@@ -252,7 +259,7 @@ def plan_road(source, # `Source`
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
-# %% ../nbs/14_cli.ipynb #979cfad4
+# %% ../nbs/14_cli.ipynb #60dd0a7c
 def plan_text(p:dict, # from `plan_road`
              )->str: # a small table
     "The plan in words: what is counted, what is estimated."
@@ -262,7 +269,7 @@ def plan_text(p:dict, # from `plan_road`
     return '\n'.join([f'plan: nothing is written; times are estimates from a few steps on {p["device"]}, {p["world_size"]} process(es)', *lines, f'{"together":10} {span(sum(s for *_, s in p["rows"].values())):>16}  estimated',
                       f'{"memory":10} {size(p["memory"]) if p["memory"] else "unknown":>16}  a process, estimated', f'{"disk":10} {size(sum(p["disk"].values())):>16}  at most: {disk}'])
 
-# %% ../nbs/14_cli.ipynb #b0190d79
+# %% ../nbs/14_cli.ipynb #24e4c3ea
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'
             out:str='runs/distilled', # run directory; repeat the command to resume
             ipc:int=10, # images per class
@@ -304,7 +311,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
                          iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, view=view, eps=eps, orthogonal=orthogonal, history=history)
         _say(f'{ds}\nwritten to {out}')
 
-# %% ../nbs/14_cli.ipynb #24e4c3ea
+# %% ../nbs/14_cli.ipynb #19821010
 def _say(text): # once, whatever the number of ranks
     from ogm.core import rank
     if rank() == 0: print(text, flush=True)
@@ -319,7 +326,7 @@ def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
         if any_rank(told): raise told or SystemExit(2)
         yield
 
-# %% ../nbs/14_cli.ipynb #19821010
+# %% ../nbs/14_cli.ipynb #72ba6691
 def evaluate(run:str, # directory of a finished set
              recipe:str='ogm-basic', # ogm-basic, ogm-muon, rded, sgd, muon
              labels:str='hard', # hard, or soft (the run's teacher answers)
@@ -345,7 +352,7 @@ def evaluate(run:str, # directory of a finished set
         out = Path(run)/'scores'/f'{recipe}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}.json'
         _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
-# %% ../nbs/14_cli.ipynb #72ba6691
+# %% ../nbs/14_cli.ipynb #b3d56782
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8)
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
@@ -372,7 +379,7 @@ def train(data:str='digits', # as for distill
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
-# %% ../nbs/14_cli.ipynb #b3d56782
+# %% ../nbs/14_cli.ipynb #86acaa16
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -383,7 +390,7 @@ def draw_sets(path, # PNG to write
     fig = show_sets(sets, ncol=ncol, scale=.5)
     with whole(path) as tmp: fig.savefig(tmp, format='png', dpi=120)
 
-# %% ../nbs/14_cli.ipynb #86acaa16
+# %% ../nbs/14_cli.ipynb #f53fbe0d
 def show(run:str, # directory of a finished set
          other:Param('a second one, shown beside it', str, opt=False, nargs='?')=None, # a second one, shown beside it
          out:str='preview.png', # picture to write
@@ -398,7 +405,7 @@ def show(run:str, # directory of a finished set
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
-# %% ../nbs/14_cli.ipynb #f53fbe0d
+# %% ../nbs/14_cli.ipynb #597eddf7
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1', # images per class, one experiment each, e.g. 1,10
          seeds:int=5, # students an entry of the table
@@ -435,7 +442,7 @@ def demo(out:str='runs/demo', # run directory
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
     write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
-# %% ../nbs/14_cli.ipynb #597eddf7
+# %% ../nbs/14_cli.ipynb #568925b9
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
@@ -443,10 +450,10 @@ def usage()->str: # the text of `ogm --help`
     rows = '\n'.join(f'  ogm {n:9} {f.__doc__}' for n, f in COMMANDS.items())
     return f'usage: ogm COMMAND [OPTIONS]\n\n{rows}\n\n"ogm COMMAND --help" lists the options. On several devices: torchrun --nproc-per-node N -m ogm COMMAND …'
 
-# %% ../nbs/14_cli.ipynb #568925b9
+# %% ../nbs/14_cli.ipynb #8fd21b92
 class Unclear(Exception): "Words that are no command line."
 
-# %% ../nbs/14_cli.ipynb #8fd21b92
+# %% ../nbs/14_cli.ipynb #ad09fc30
 def parse(argv:list, # words of the command line
          )->tuple: # (function, dict of its arguments, debug flag)
     "Which command, with which arguments. Raises `Unclear` on a misspelt option or a value of the wrong kind."
@@ -458,7 +465,7 @@ def parse(argv:list, # words of the command line
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #c1d3fbb5
+# %% ../nbs/14_cli.ipynb #7b866388
 def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
@@ -470,7 +477,7 @@ def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
-# %% ../nbs/14_cli.ipynb #7b866388
+# %% ../nbs/14_cli.ipynb #e4929482
 def _lost_rank(e): # is this error the echo of another rank's end?
     return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
 
@@ -488,7 +495,7 @@ def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/14_cli.ipynb #e4929482
+# %% ../nbs/14_cli.ipynb #a2627b6d
 def main(argv:list|None=None, # words of the command line; None takes the process's
         )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."

@@ -74,7 +74,7 @@ def keep_memory()->bool: # whether it has been done
     try: return all(ctypes.CDLL('libc.so.6').mallopt(k, v) for k, v in ((trim, 2**31 - 1), (mmap, 2**30)))
     except (OSError, AttributeError): return False # another C library
 
-# %% ../nbs/00_core.ipynb #a3bb3a94
+# %% ../nbs/00_core.ipynb #9c5781b7
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -86,7 +86,7 @@ def _discard(path):
     else:
         with contextlib.suppress(OSError): path.unlink()
 
-# %% ../nbs/00_core.ipynb #494ed435
+# %% ../nbs/00_core.ipynb #3a252c51
 @contextlib.contextmanager
 def whole(path:str|Path, # file or directory to create or replace
          ):
@@ -103,14 +103,14 @@ def whole(path:str|Path, # file or directory to create or replace
     except OSError as e: raise OgmError(f'cannot write {str(path)!r}: {e.strerror or e}; nothing was changed there') from e
     finally: _discard(tmp)
 
-# %% ../nbs/00_core.ipynb #e062e4fa
+# %% ../nbs/00_core.ipynb #f24e9ad0
 def write_json(path:str|Path, # file to write
                obj, # anything JSON can hold
               ):
     "Write `obj` to `path`, whole or not at all. Raises `OgmError` when the disk refuses."
     with whole(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
-# %% ../nbs/00_core.ipynb #f24e9ad0
+# %% ../nbs/00_core.ipynb #72209f56
 def read_json(path:str|Path, # a JSON file
              )->object: # what it holds: mostly a dict
     "Read JSON from `path`. Raises `OgmError` that names the file when it is missing or broken."
@@ -118,7 +118,7 @@ def read_json(path:str|Path, # a JSON file
     except FileNotFoundError: raise OgmError(f'{str(path)!r} does not exist') from None
     except (OSError, ValueError, RecursionError) as e: raise OgmError(f'{str(path)!r} is not readable JSON ({e})') from e
 
-# %% ../nbs/00_core.ipynb #5bc819a3
+# %% ../nbs/00_core.ipynb #b3b8a46b
 def save_tensors(path:str|Path, # file to write
                  tensors:dict, # name -> tensor of any shape and dtype
                  **meta, # anything JSON can hold, kept in the header
@@ -129,7 +129,7 @@ def save_tensors(path:str|Path, # file to write
         try: save_file(tensors, tmp, {'meta': json.dumps(meta, sort_keys=True)})
         except SafetensorError as e: raise OSError(None, str(e)) from e # a full disk, in that library's words
 
-# %% ../nbs/00_core.ipynb #b3b8a46b
+# %% ../nbs/00_core.ipynb #984c8698
 def load_tensors(path:str|Path, # file to read
                  device='cpu', # where the tensors go
                 )->tuple: # (dict name -> tensor, dict of metadata)
@@ -141,14 +141,14 @@ def load_tensors(path:str|Path, # file to read
             return {k: f.get_tensor(k) for k in f.keys()}, meta
     except (SafetensorError, OSError, ValueError, struct.error, RecursionError) as e: raise OgmError(f'{str(path)!r} is not a readable safetensors file ({e})') from e
 
-# %% ../nbs/00_core.ipynb #b726fb4f
+# %% ../nbs/00_core.ipynb #963e063f
 def debris(path:str|Path, # run directory
           )->list: # of `Path`, anywhere below it
     "Temporary files and directories of `whole` that a killed process left below `path`."
     names = ((d, n) for d, dirs, files in os.walk(path) for n in [*dirs, *files]) # os.walk bears with what vanishes meanwhile
     return [Path(d)/n for d, n in names if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp', n)]
 
-# %% ../nbs/00_core.ipynb #963e063f
+# %% ../nbs/00_core.ipynb #281ea02a
 @contextlib.contextmanager
 def run_lock(path:str|Path, # run directory, made if it is missing; yielded back
             ):
@@ -162,24 +162,24 @@ def run_lock(path:str|Path, # run directory, made if it is missing; yielded back
         yield path
     finally: lock.release()
 
-# %% ../nbs/00_core.ipynb #0882a2f0
+# %% ../nbs/00_core.ipynb #5d040ff2
 def rank()->int: # 0 .. world_size-1
     "This process's number among the processes of the run."
     return dist.get_rank() if dist.is_initialized() else 0
 
-# %% ../nbs/00_core.ipynb #5d040ff2
+# %% ../nbs/00_core.ipynb #90f99fa6
 def world_size()->int: # at least 1
     "How many processes share the run."
     return dist.get_world_size() if dist.is_initialized() else 1
 
-# %% ../nbs/00_core.ipynb #b9fe422d
+# %% ../nbs/00_core.ipynb #b520f965
 def sum_ranks(t:torch.Tensor, # any shape; overwritten with the sum
              )->torch.Tensor: # the same tensor
     "Sum `t` over all ranks, in place. Every rank must call it with the same shape."
     if world_size() > 1: dist.all_reduce(t)
     return t
 
-# %% ../nbs/00_core.ipynb #b520f965
+# %% ../nbs/00_core.ipynb #09568bcc
 def gather_ranks(t:torch.Tensor, # (n, ...), the same shape on every rank
                 )->torch.Tensor: # (world_size * n, ...), in order of rank
     "Concatenate `t` of all ranks along the first dimension."
@@ -188,12 +188,12 @@ def gather_ranks(t:torch.Tensor, # (n, ...), the same shape on every rank
     dist.all_gather(out, t.contiguous())
     return torch.cat(out)
 
-# %% ../nbs/00_core.ipynb #09568bcc
+# %% ../nbs/00_core.ipynb #edbd7fe6
 def barrier():
     "Wait until every rank has come here."
     if world_size() > 1: dist.barrier()
 
-# %% ../nbs/00_core.ipynb #edbd7fe6
+# %% ../nbs/00_core.ipynb #7bb66e04
 def _join(backend): # the processes of this attempt
     count = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'); alone = os.environ.get('LOCAL_WORLD_SIZE') == os.environ.get('WORLD_SIZE')
     if count == '0' or not alone: return dist.init_process_group(backend)
@@ -211,7 +211,7 @@ def distributed(device:str|torch.device|None=None, # as for `pick_device`
     finally:
         if join: dist.destroy_process_group()
 
-# %% ../nbs/00_core.ipynb #2efab281
+# %% ../nbs/00_core.ipynb #f5aee5c1
 def any_rank(flag:bool, # this rank's answer
             )->bool: # the same on every rank
     "Whether `flag` holds on any rank, so that all take the same turn."
@@ -219,12 +219,12 @@ def any_rank(flag:bool, # this rank's answer
     t = torch.tensor(float(bool(flag)), device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
     return sum_ranks(t).item() > 0
 
-# %% ../nbs/00_core.ipynb #f5aee5c1
+# %% ../nbs/00_core.ipynb #83e28d0d
 CHECKPOINT_SECONDS = float(os.environ.get('OGM_CHECKPOINT_SECONDS', 20)) # between the checkpoints of what is not counted in steps
 
 class Stopped(KeyboardInterrupt): "A run ended early on request; its checkpoint is on disk."
 
-# %% ../nbs/00_core.ipynb #83e28d0d
+# %% ../nbs/00_core.ipynb #9ffa16ff
 @contextlib.contextmanager
 def stop_signals():
     "Yields a list that becomes non-empty when SIGINT or SIGTERM arrives; outside the main thread it stays empty."
@@ -239,7 +239,7 @@ def stop_signals():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../nbs/00_core.ipynb #3a1af078
+# %% ../nbs/00_core.ipynb #88dcc3db
 def progress(it=None, # any iterable, or None for a bar that is moved by hand
              desc='', # what is going on
              **kw, # further arguments of `tqdm`
@@ -248,7 +248,7 @@ def progress(it=None, # any iterable, or None for a bar that is moved by hand
     watched = sys.stderr is not None and sys.stderr.isatty() or 'ipykernel' in sys.modules
     return tqdm(it, desc=desc, dynamic_ncols=True, leave=False, disable=rank() > 0 or not watched, **kw)
 
-# %% ../nbs/00_core.ipynb #88dcc3db
+# %% ../nbs/00_core.ipynb #41ad4084
 def _version(pkg):
     try: return version(pkg)
     except PackageNotFoundError: return None
@@ -258,7 +258,7 @@ def hardware()->str: # e.g. '2 × x86_64 CPU' or 'NVIDIA H200'
     if torch.cuda.is_available(): return torch.cuda.get_device_name()
     return f'{os.cpu_count()} × {platform.machine()} CPU'
 
-# %% ../nbs/00_core.ipynb #41ad4084
+# %% ../nbs/00_core.ipynb #058032a2
 def provenance(**kw, # whatever else the result should carry, JSON-ready
               )->dict: # JSON-ready: versions, hardware, world_size, command, and `kw`
     "Versions, hardware and command of this run, and whatever else is given."

@@ -44,11 +44,12 @@ def watch(layers:dict, # name -> module
 def _how(m, k): # arguments of the weight gradient of a k-kernel conv
     return dict(stride=m.stride, padding=m.padding if k != (1, 1) else 0, dilation=m.dilation, groups=m.groups)
 
-def _rows(x): return x.permute(0, 2, 3, 1).flatten(0, 2) # (n, c, h, w) -> (n*h*w, c)
-
-def _sum_images(x): # (n, c, h, w) -> (1, c, h, w), in the order of memory: torch takes ten times as long over the one that it is not in
+def _sum_images(x): # (n, c, h, w) -> (1, c, h, w), in the order of memory
     if not x.is_contiguous(memory_format=torch.channels_last): return x.sum(0, keepdim=True)
     return x.permute(0, 2, 3, 1).flatten(1).sum(0).view(1, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+
+# %% ../nbs/10_gradients.ipynb #2dc927e5
+def _rows(x): return x.permute(0, 2, 3, 1).flatten(0, 2) # (n, c, h, w) -> (n*h*w, c)
 
 def _weight_sum(x_in, x_out, m, k): # weight gradient of a k-kernel conv, with the row of the ones subtracted
     c_in, (h, w) = x_in.shape[1]//m.groups, x_out.shape[2:]
@@ -61,7 +62,7 @@ def _weight_sum(x_in, x_out, m, k): # weight gradient of a k-kernel conv, with t
     row = conv2d_weight(_sum_images(x_in), (m.groups, c_in, *k), x_out.new_ones(1, m.groups, h, w), **_how(m, k))
     return (full - row.repeat_interleave(m.out_channels//m.groups, 0)).flatten(1)/(h*w)
 
-# %% ../nbs/10_gradients.ipynb #2dc927e5
+# %% ../nbs/10_gradients.ipynb #0783ff43
 def _small(x, o, m): # whether to unfold
     return x.device.type == 'cpu' and x.dtype == torch.float32 and o.shape[2]*o.shape[3] <= 64 <= x.shape[1] and m.groups == 1 and m.dilation == (1, 1) and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -78,7 +79,7 @@ class _Unfolded(torch.autograd.Function):
         x, o = ctx.saved_tensors; how = _how(ctx.m, ctx.m.kernel_size); C = C.contiguous(memory_format=torch.channels_last)
         return conv2d_input(x.shape, C, o, **how), F.conv2d(x, C, **how), None
 
-# %% ../nbs/10_gradients.ipynb #0783ff43
+# %% ../nbs/10_gradients.ipynb #e6db564a
 def _centre(x, m, hw): # x_in under the centre tap of each kernel position
     for i, n in enumerate(hw):
         first = m.dilation[i]*(m.kernel_size[i]//2) - m.padding[i]; last = first + (n - 1)*m.stride[i]
@@ -101,7 +102,7 @@ def _seen_as(x_in, x_out, m, view): # (input, output, layer, kernel) in a view
     if view == 'channel': return _centre(x_in, m, x_out.shape[2:]), x_out, m, (1, 1)
     raise OgmError(f"unknown view {view!r}: choose 'kernel' or 'channel'")
 
-# %% ../nbs/10_gradients.ipynb #adf02558
+# %% ../nbs/10_gradients.ipynb #097dbcc1
 def collect(seen:dict, # name -> (input, output), from `watch`
             layers:dict, # name -> nn.Conv2d
             view='kernel', # 'kernel' or 'channel'
@@ -111,7 +112,7 @@ def collect(seen:dict, # name -> (input, output), from `watch`
 
 def _wide(t): return t.float() if t.dtype in (torch.half, torch.bfloat16) else t
 
-# %% ../nbs/10_gradients.ipynb #097dbcc1
+# %% ../nbs/10_gradients.ipynb #d77c2bed
 def pseudo_gradients(net:nn.Module, # network in evaluation mode
                      x:torch.Tensor, # (n, 3, s, s) normalised images
                      view='kernel', # 'kernel': (c_out, c_in*k*k); 'channel': (c_out, c_in)
@@ -122,7 +123,7 @@ def pseudo_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers, view) as seen: net(x)
     return {n: G/len(x) for n, G in collect(seen, layers, view).items()}
 
-# %% ../nbs/10_gradients.ipynb #18e6f7aa
+# %% ../nbs/10_gradients.ipynb #7300f0a1
 def collect_true(loss:torch.Tensor, # scalar, a SUM over images
                  seen:dict, # name -> (input, output), from `watch`
                  layers:dict, # name -> nn.Conv2d
@@ -136,7 +137,7 @@ def collect_true(loss:torch.Tensor, # scalar, a SUM over images
     weigh = lambda x, d, m, k: conv2d_weight(x, (m.out_channels, x.shape[1]//m.groups, *k), d, **_how(m, k)).flatten(1)
     return {n: _wide(weigh(*_seen_as(seen[n][0], d, m, view))) for (n, m), d in zip(layers.items(), ds)}
 
-# %% ../nbs/10_gradients.ipynb #7300f0a1
+# %% ../nbs/10_gradients.ipynb #5f3e1bb7
 def true_gradients(net:nn.Module, # network in evaluation mode
                    x:torch.Tensor, # (n, 3, s, s) normalised images
                    y:torch.Tensor, # (n,) int64 labels
@@ -149,7 +150,7 @@ def true_gradients(net:nn.Module, # network in evaluation mode
     with watch(layers) as seen: loss = F.cross_entropy(net(x), y, reduction='sum')
     return {n: G/len(x) for n, G in collect_true(loss, seen, layers, view, create_graph).items()}
 
-# %% ../nbs/10_gradients.ipynb #3aa28924
+# %% ../nbs/10_gradients.ipynb #c5dd5f60
 def bn_layers(net:nn.Module, # any network
               pattern:str|None=None, # regular expression on layer names; None takes all
              )->dict: # name -> nn.BatchNorm2d
@@ -158,19 +159,19 @@ def bn_layers(net:nn.Module, # any network
     if not layers: raise OgmError(f'no batch norm whose statistics could be matched in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
     return layers
 
-# %% ../nbs/10_gradients.ipynb #c5dd5f60
+# %% ../nbs/10_gradients.ipynb #da64e9be
 def moments(x:torch.Tensor, # (n, c, h, w) features
            )->torch.Tensor: # (2, c): mean and mean square over positions, SUM over images
     "First two moments of each channel, additive over images."
     return torch.stack([x.mean((2, 3)).sum(0), x.square().mean((2, 3)).sum(0)])
 
-# %% ../nbs/10_gradients.ipynb #da64e9be
+# %% ../nbs/10_gradients.ipynb #d67ee5c5
 def running_moments(m:nn.BatchNorm2d, # with running statistics
                    )->torch.Tensor: # (2, c)
     "What the batch norm remembers of the real images, in the same form."
     return torch.stack([m.running_mean, m.running_var + m.running_mean.square()]).detach().clone()
 
-# %% ../nbs/10_gradients.ipynb #52d0344d
+# %% ../nbs/10_gradients.ipynb #5259d7bd
 MATCHERS = ('pseudo', 'true', 'bn')
 
 def match_layers(net:nn.Module, # any network
@@ -180,7 +181,7 @@ def match_layers(net:nn.Module, # any network
     "The layers that a matcher looks at. Raises `OgmError` when there are none."
     return bn_layers(net, pattern) if matcher == 'bn' else conv_layers(net, pattern)
 
-# %% ../nbs/10_gradients.ipynb #5259d7bd
+# %% ../nbs/10_gradients.ipynb #20e0a1a3
 def measure(matcher:str, # 'pseudo', 'true' or 'bn'
             seen:dict, # name -> (input, output), from `watch`
             layers:dict, # name -> layer, from `match_layers`
@@ -192,7 +193,7 @@ def measure(matcher:str, # 'pseudo', 'true' or 'bn'
     if matcher == 'bn': return {n: _wide(moments(seen[n][0])) for n in layers}
     return collect_true(loss, seen, layers, view, create_graph) if matcher == 'true' else collect(seen, layers, view)
 
-# %% ../nbs/10_gradients.ipynb #20e0a1a3
+# %% ../nbs/10_gradients.ipynb #5b838fe0
 def matrix_shape(m:nn.Module, # a layer from `match_layers`
                  view:str, # 'kernel' or 'channel'; no matter for 'bn'
                  matcher:str='pseudo', # 'pseudo', 'true' or 'bn'
@@ -201,7 +202,7 @@ def matrix_shape(m:nn.Module, # a layer from `match_layers`
     if matcher == 'bn': return (2, m.num_features)
     return (m.out_channels, m.weight[0].numel() if view == 'kernel' else m.weight.shape[1])
 
-# %% ../nbs/10_gradients.ipynb #5b838fe0
+# %% ../nbs/10_gradients.ipynb #921f1ca0
 def _accumulate(total, G): # in place: for small batches the sums are as much to move as the images
     for n, g in G.items(): total[n] = total[n].add_(g) if n in total else g.to(torch.float32 if g.device.type == 'mps' else torch.float64, copy=True)
     return total
@@ -211,7 +212,7 @@ def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true
         logits = teacher(teacher.normalize(x).requires_grad_(matcher == 'true'))
         return measure(matcher, seen, layers, view, F.cross_entropy(logits, y, reduction='sum') if matcher == 'true' else None)
 
-# %% ../nbs/10_gradients.ipynb #921f1ca0
+# %% ../nbs/10_gradients.ipynb #f4fe9918
 def _sums_file(work, view): return Path(work)/f'sums-{view}-{rank()}of{world_size()}.safetensors'
 
 def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of its images seen); what belongs to another run is not looked at
@@ -219,7 +220,7 @@ def _sums_so_far(work, view, key, device): # -> (sums of this rank, number of it
     total, meta = load_tensors(_sums_file(work, view), device)
     return (total, meta['done']) if meta.get('key') == key else ({}, 0)
 
-# %% ../nbs/10_gradients.ipynb #f4fe9918
+# %% ../nbs/10_gradients.ipynb #76b0169a
 @torch.no_grad()
 def real_target(split, # real images: a `Split`
                 teacher, # frozen `Teacher`
@@ -243,7 +244,7 @@ def real_target(split, # real images: a `Split`
     zero = lambda n: torch.zeros(matrix_shape(layers[n], view, matcher), dtype=torch.float64, device=device)
     return {n: (sum_ranks(total[n] if n in total else zero(n))/len(split)).float() for n in layers}
 
-# %% ../nbs/10_gradients.ipynb #5d702dca
+# %% ../nbs/10_gradients.ipynb #edcdcd6c
 def weight_layers(net:nn.Module, # any network
                   pattern:str|None=None, # regular expression on layer names; None takes all
                  )->dict: # name -> nn.Conv2d or nn.Linear, in the order of the network
@@ -256,7 +257,7 @@ def _weigh(x, d, m): # gradient of a layer's weight from its inputs and the deri
     if not len(x): return m.weight.new_zeros(m.weight.shape).flatten(1)
     return (d.T @ x if isinstance(m, nn.Linear) else conv2d_weight(x, m.weight.shape, d, **_how(m, m.kernel_size)).flatten(1))
 
-# %% ../nbs/10_gradients.ipynb #dd43f00b
+# %% ../nbs/10_gradients.ipynb #884e97dc
 def class_gradients(net:nn.Module, # network in evaluation mode
                     x:torch.Tensor, # (n, 3, s, s) normalised images
                     y:torch.Tensor, # (n,) int64 labels
@@ -270,7 +271,7 @@ def class_gradients(net:nn.Module, # network in evaluation mode
     ds, of = torch.autograd.grad(loss, [seen[n][1] for n in layers], create_graph=create_graph), [(y == c).nonzero().flatten() for c in classes]
     return {n: torch.stack([_weigh(seen[n][0][r], d[r], m) for r in of]) for (n, m), d in zip(layers.items(), ds)}
 
-# %% ../nbs/10_gradients.ipynb #59fba7d2
+# %% ../nbs/10_gradients.ipynb #af44331d
 def class_target(split, # real images: a `Split`
                  teacher, # frozen `Teacher`
                  pattern:str|None=None, # regular expression on layer names; None takes all weights
@@ -289,7 +290,7 @@ def class_target(split, # real images: a `Split`
     count = torch.bincount(split.labels, minlength=C).clamp(min=1).to(device)
     return {n: (sum_ranks(v)/count[:, None, None]).float() for n, v in total.items()}
 
-# %% ../nbs/10_gradients.ipynb #6050b480
+# %% ../nbs/10_gradients.ipynb #7b73a1ea
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

@@ -51,6 +51,7 @@ def compute(work):
     r['double'] = pixels(twice, start, {n: T.double() for n, T in r['target']['kernel'].items()}, 20, 20, Double) # batches of 20 and 10
     col = colours(); t = untrained(col); T, first = real_target(col.train, t), random_set(col, 3, teacher=t)
     r['single'] = pixels(t, first, T, 20, 20)
+    r['colours'] = distill(col, t, first, target=T, batch=20//world_size(), iters=20, device='cpu').images
     half = Synthesis(t.aligned(col), first, T, Settings(batch=20//world_size(), iters=20), 'cpu'); half.resume(work/f'half{world_size()}')
     for _ in range(7): half.step()
     half.save(work/f'half{world_size()}'); r['real target'], r['first'] = T, first.images                    # to be continued on another number of ranks

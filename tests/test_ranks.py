@@ -76,8 +76,14 @@ def test_continued_on_another_number_of_ranks(results, batch, fits):
     whole = distill(src, t, start, **kw | dict(work=None)); d = (ds.images.int() - whole.images.int()).abs()
     assert len(seen) == 33 and seen[0] == 7 and d.float().mean() < .1 and (d > 1).float().mean() < .01
 
-def test_the_images_are_nearly_the_same(results):
-    "Grey digits leave directions of the first layer to rounding, which the orthogonal factor enlarges and Adam follows: bytes differ, by far less than they have moved."
+def test_the_images_are_the_same_up_to_rounding(results):
+    "Bytes, after both batches, where every direction of the first layer has something in it."
+    one, two, _ = results; d = (one['colours'].int() - two['colours'].int()).abs().float()
+    assert (d > 0).float().mean() < .03 and d.mean() < .05
+    assert (one['colours'] != one['first']).float().mean() > .3
+
+def test_grey_images_stay_near_each_other(results):
+    "Grey digits leave directions of the first layer to rounding, which the orthogonal factor enlarges and Adam follows: from seed to seed none or a fifth of the bytes differ, by far less than they have moved."
     one, two, _ = results
     apart, moved = ((one['set'].int() - two[k].int()).abs().float().mean() for k in ('set', 'start'))
     assert apart < 1 < moved and apart < .1*moved
