@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'ROWS', 'RECIPES_', 'Row', 'find_row', 'make_start', 'make_images', 'run_row', 'read_rows', 'scores_of',
-           'find_recipe', 'run_curve', 'hold_out', 'run_table', 'run_curves']
+           'run_curve', 'hold_out', 'run_table', 'run_curves']
 
 # %% ../nbs/16_experiments.ipynb #89d06291
 import dataclasses, json, resource, sys, time
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from .cli import get_novices, get_teacher
-from .core import OgmError, Stopped, distributed, pick_device, provenance, rank, read_json, write_json
+from .cli import get_teacher
+from .core import OgmError, Stopped, changes_in, distributed, file_name, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
 from .distilled import DistilledSet, unfold
 from .evaluation import Score, evaluate, same_order
@@ -21,7 +21,7 @@ from .gradients import match_layers, real_target
 from .models import load_teacher
 from .rded import noise_set, random_set, rded
 from .synthesis import Settings, distill
-from .training import Recipe, accuracy, build_seeded, channel_stats, get_recipe, train
+from .training import accuracy, build_seeded, channel_stats, get_recipe, train
 
 # %% ../nbs/16_experiments.ipynb #91a6aa97
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Row:
     title:str='' # how the row is called
     unfold:bool=False # the student sees each cell of a mosaic as an image of its own
     committee:int=1 # teachers that take turns in the synthesis
-    novices:int=0 # starts of novices, for `eta` > 0
 
 STARTS = 'rded', 'random', 'noise'
 
@@ -51,30 +50,17 @@ ROWS = {
     'ce':          Row('rded', 1, dict(gamma=0.), 'cross-entropy alone'),
     'bn':          Row('rded', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on RDED'),
     'bn-noise':    Row('noise', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on noise'),
-    'ogm-plus':    Row('random', 2, dict(iters=300, gamma=.5, eta=1.), 'ogm-plus', unfold=True, committee=4, novices=2),
+    'ogm-plus':    Row('random', 2, dict(iters=500, lr=.02, gamma=.5, eta=3.), 'ogm-plus', unfold=True),
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
 # %% ../nbs/16_experiments.ipynb #89540a9d
-def _read(text, default): # a value like `default`
-    if isinstance(default, bool): return {'True': True, 'False': False}[text]
-    if isinstance(default, tuple): a = [float(t) for t in text.split('/')]; return tuple(a*2 if len(a) == 1 else a)
-    return text if default is None else type(default)(text)
-
-def _changes(name, *records): # 'ogm:gamma=0.5' -> dict(gamma=0.5), typed as in the records
-    known, kw = {k: v for r in records for k, v in vars(r).items()}, {}
-    for k, _, v in (c.partition('=') for c in name.partition(':')[2].split(',') if c):
-        if k not in known: raise OgmError(f'{name!r}: {k!r} is none of its settings: {", ".join(known)}')
-        try: kw[k] = _read(v, known[k])
-        except (ValueError, KeyError): raise OgmError(f'{name!r}: {v!r} is not a value for {k}') from None
-    return kw
-
 def find_row(name:str, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'
             )->Row: # the row
     "A named row, with settings changed after a colon. Raises `OgmError` on unknown names and fields."
     base, _, changes = name.partition(':')
     if base not in ROWS: raise OgmError(f'unknown row {base!r}: choose one of {", ".join(ROWS)}')
-    row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title')}; kw = _changes(name, SimpleNamespace(**own), Settings())
+    row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title')}; kw = changes_in(name, SimpleNamespace(**own), Settings())
     start, kw = {k: v for k, v in kw.items() if k in own}, {k: v for k, v in kw.items() if k not in own}
     if kw and row.synthesis is None: raise OgmError(f'row {base!r} has no synthesis whose settings could change: {changes!r}')
     if start.get('init', row.init) not in STARTS: raise OgmError(f'{name!r}: {start["init"]!r} is no start: choose one of {", ".join(STARTS)}')
@@ -107,7 +93,6 @@ def make_images(source, # `Source` of real images
                 device, # where to compute; a `torch.device`
                 work=None, # directory for the synthesis to continue from
                 targets:dict|None=None, # real targets computed so far, by (teacher, view, layers, matcher); filled
-                novices:list=(), # of `fit_novices`, for a row that wants them
                )->tuple: # (DistilledSet, {'seconds', 'peak_bytes'}, empty where they cannot be told)
     "Images of a row and what they cost. Raises `OgmError` when the row wants more teachers than there are."
     teachers = teachers if isinstance(teachers, list) else [teachers]; start = make_start(source, teachers[0], row, ipc, seed, device)
@@ -119,13 +104,13 @@ def make_images(source, # `Source` of real images
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     resumed = work and (Path(work)/'checkpoint.safetensors').exists()
     began = time.perf_counter()
-    ds = distill(source, members, start, target=[targets[key(t)] for t in members], device=device, seed=seed, work=work, novices=novices, **row.synthesis)
+    ds = distill(source, members, start, target=[targets[key(t)] for t in members], device=device, seed=seed, work=work, **row.synthesis)
     return ds, {} if resumed else dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
 
 # %% ../nbs/16_experiments.ipynb #e0bde7ee
 RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
-def _file(name, *parts): return '-'.join([name.translate(str.maketrans(':,/', '---', '=')), *parts]) + '.json'
+def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
 def run_row(name:str, # see `find_row`
             source, # `Source` of real images
@@ -142,22 +127,21 @@ def run_row(name:str, # see `find_row`
             seed:int=0, # of start and synthesis
             device=None, # where
             targets:dict|None=None, # real targets, shared between rows
-            novices:list=(), # of `fit_novices`, for a row that wants them
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe."
     teachers = teacher if isinstance(teacher, list) else [teacher]; teacher = teachers[0]
     device, row, arch = pick_device(device), find_row(name), arch or teacher.arch
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
-    ds, cost = make_images(source, teachers, row, ipc, seed, device, images, targets, novices)
+    ds, cost = make_images(source, teachers, row, ipc, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
     if rank() == 0: ds.save(images/'set', overwrite=True)
     shown = unfold(ds) if row.unfold else ds
-    score = lambda l, r: evaluate(shown, source.val, find_recipe(r) if ':' in r else r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l))
+    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l))
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
     about = lambda t: dict(arch=t.arch, accuracy=t.accuracy, sha256=t.sha256())
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, committee=[about(t) for t in teachers[1:row.committee]], novices=[t.sha256() for t in novices if row.novices], source=source.name,
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, committee=[about(t) for t in teachers[1:row.committee]], source=source.name,
                      n_train=len(source.train), n_val=len(source.val), teacher=about(teacher), cost=cost,
                      bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
@@ -180,14 +164,6 @@ def scores_of(row:dict, # from `read_rows`
     return {f"{s['labels']}, {s['recipe']}": Score(**s) for s in row['scores']}
 
 # %% ../nbs/16_experiments.ipynb #69dd9d44
-def find_recipe(name:str, # 'sgd', or with changes: 'sgd:schedule=cosine,lr=0.06'
-                epochs:int|None=None, # in place of the recipe's
-               )->Recipe: # the record
-    "A named recipe, with fields changed after a colon. Raises `OgmError` on unknown names and fields."
-    r = get_recipe(name.partition(':')[0])
-    return get_recipe(r, **_changes(name, r) | ({} if epochs is None else dict(epochs=epochs)))
-
-# %% ../nbs/16_experiments.ipynb #68caf48d
 def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint, device):
     few, C = source.train.sample(ipc, seed) if ipc else source.train, source.n_classes
     net, look = build_seeded(arch, C, source.size, seed), source.val.sample(max(1, peek//C)) if peek else source.val
@@ -198,8 +174,8 @@ def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint,
         return dict(seed=seed, failed=str(e), last=None)
     return dict(seed=seed, n_train=len(few), loss=h.loss, at=h.at, acc=h.acc, last=accuracy(net, source.val, **kw) if peek else h.last)
 
-# %% ../nbs/16_experiments.ipynb #e0e4ecc8
-def run_curve(name:str, # see `find_recipe`
+# %% ../nbs/16_experiments.ipynb #57305a66
+def run_curve(name:str, # a recipe, with changes if you like
               source, # `Source` of real images
               out, # directory of JSON files
               *,
@@ -212,7 +188,7 @@ def run_curve(name:str, # see `find_recipe`
               device=None, # where
              )->dict: # what the file holds
     "Accuracy after each epoch for one recipe (Figures 4 and 5), seed by seed. Raises `OgmError` when the file has other settings."
-    recipe, file = find_recipe(name, epochs), Path(out)/_file(name, f'ipc{ipc}' if ipc else 'all', arch)
+    recipe, file = get_recipe(name, epochs=epochs), Path(out)/_file(name, f'ipc{ipc}' if ipc else 'all', arch)
     setup = json.loads(json.dumps(dict(recipe=name, settings=dataclasses.asdict(recipe), arch=arch, ipc=ipc, peek=peek, source=source.name, n_val=len(source.val), size=source.size)))
     old = read_json(file) if file.exists() else setup | dict(runs=[])
     if {k: old.get(k) for k in setup} != setup: raise OgmError(f'{str(file)!r} was made with other settings: choose another --out')
@@ -224,7 +200,7 @@ def run_curve(name:str, # see `find_recipe`
         if rank() == 0: write_json(file, provenance(**setup, runs=list(runs.values()))); ckpt.unlink(missing_ok=True)
     return read_json(file) if rank() == 0 else dict(setup, runs=list(runs.values()))
 
-# %% ../nbs/16_experiments.ipynb #325a97e7
+# %% ../nbs/16_experiments.ipynb #ad976e32
 def hold_out(source, # `Source`
              share:float, # of the training images, 0 <= share < 1
             )->Source: # its training images are the rest, its validation images that share
@@ -234,14 +210,14 @@ def hold_out(source, # `Source`
     train, val = stratified(source.train, share)
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
-# %% ../nbs/16_experiments.ipynb #f16cb7a5
+# %% ../nbs/16_experiments.ipynb #325a97e7
 def _teachers(src, n, arch, work, given, epochs, seed, device): # a list of n, or of those that are given
     if given: return [load_teacher(f, src, device=device) for f in given.split(',')]
     return [get_teacher(src, '', arch, epochs, seed, device, work, k) for k in range(n)]
 
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
-# %% ../nbs/16_experiments.ipynb #d11f8107
+# %% ../nbs/16_experiments.ipynb #b52e7d39
 def run_table(data:str='digits', # as for `ogm distill`
               out:str='results', # directory of JSON files
               rows:str='random,rded,ogm', # names, separated by commas, or by ';' when one carries changes
@@ -262,14 +238,13 @@ def run_table(data:str='digits', # as for `ogm distill`
     "Run every row that has no file yet."
     src, dev, out, targets, rows = hold_out(open_source(data), holdout), pick_device(device), Path(out), {}, _names(rows)
     ts = _teachers(src, max([find_row(r).committee for r in rows], default=1), arch, out/'work', teacher, teacher_epochs, seed, dev); print(src, *ts, sep='\n', flush=True)
-    young = {n: get_novices(src, ts[0].arch, n, seed, dev, out/'work'/f'novices-{n}') for n in {find_row(r).novices for r in rows}}
     for n in map(int, ipc.split(',')):
         for name in rows:
             for student in students.split(',') if students else [ts[0].arch]:
-                r = run_row(name, src, ts, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, novices=young[find_row(name).novices])
+                r = run_row(name, src, ts, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #d17eb687
+# %% ../nbs/16_experiments.ipynb #f16cb7a5
 def run_curves(data:str='digits', # training images, as for `ogm distill`
                val:str='', # take the validation images from here; empty: from `data`
                out:str='results/curves', # directory of JSON files
@@ -294,7 +269,7 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
             c = run_curve(n, src, out, arch=arch, ipc=ipc, seeds=seeds, epochs=epochs, peek=peek, eval_every=eval_every, device=dev)
             if rank() == 0: print(n, *(f"{100*r['last']:.1f}" if r['last'] is not None else 'not finite' for r in c['runs']), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #7f11b32d
+# %% ../nbs/16_experiments.ipynb #d11f8107
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('experiments.py'):
     from fastcore.script import anno_parser
     f = run_curves if sys.argv[1:2] == ['curves'] else run_table

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MATCHERS', 'conv_layers', 'watch', 'layer_gradient', 'collect', 'pseudo_gradients', 'collect_true', 'true_gradients',
            'bn_layers', 'moments', 'running_moments', 'match_layers', 'measure', 'matrix_shape', 'real_target',
-           'weight_layers', 'class_gradients', 'class_target', 'running_mean']
+           'weight_layers', 'class_gradients', 'running_mean']
 
 # %% ../nbs/10_gradients.ipynb #ed53c76e
 import contextlib, hashlib, re, time
@@ -271,26 +271,7 @@ def class_gradients(net:nn.Module, # network in evaluation mode
     ds, of = torch.autograd.grad(loss, [seen[n][1] for n in layers], create_graph=create_graph), [(y == c).nonzero().flatten() for c in classes]
     return {n: torch.stack([_weigh(seen[n][0][r], d[r], m) for r in of]) for (n, m), d in zip(layers.items(), ds)}
 
-# %% ../nbs/10_gradients.ipynb #af44331d
-def class_target(split, # real images: a `Split`
-                 teacher, # frozen `Teacher`
-                 pattern:str|None=None, # regular expression on layer names; None takes all weights
-                 per_class:int=1000, # images of each class, at most
-                 batch_size=256, # images a pass
-                 device='cpu', # where to compute
-                )->dict: # name -> float32 (C, c_out, m), mean over images
-    "Class-wise gradients of a set of real images, shared out over ranks. Raises `OgmError` when they would not fit into 8 GiB."
-    layers, C = weight_layers(teacher.to(device).net, pattern), split.n_classes; size = C*sum(m.weight.numel() for m in layers.values())
-    if 8*size > 2**33: raise OgmError(f'the gradients of {C} classes by {size//C:,} weights need {8*size/2**30:.0f} GB: choose layers by a pattern')
-    wide = torch.float32 if torch.device(device).type == 'mps' else torch.float64
-    split = split.sample(min(per_class, int(torch.bincount(split.labels, minlength=C).min())), 0); total = {n: torch.zeros(C, *m.weight.flatten(1).shape, dtype=wide, device=device) for n, m in layers.items()}
-    for x, y in progress(split.batches(teacher.size, batch_size, torch.arange(len(split)).tensor_split(world_size())[rank()]), 'class target', total=-(-len(split)//batch_size//world_size())):
-        y = y.to(device); classes = y.unique()
-        for n, v in class_gradients(teacher.net, teacher.normalize(x.to(device)), y, classes, layers).items(): total[n][classes] += v.detach()
-    count = torch.bincount(split.labels, minlength=C).clamp(min=1).to(device)
-    return {n: (sum_ranks(v)/count[:, None, None]).float() for n, v in total.items()}
-
-# %% ../nbs/10_gradients.ipynb #7b73a1ea
+# %% ../nbs/10_gradients.ipynb #6050b480
 def running_mean(G:dict, # name -> matrix of the present batch
                  history:dict|None, # name -> matrix, mean of the earlier batches; None for the first
                  b:int, # number of the present batch, from 1

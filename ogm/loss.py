@@ -62,9 +62,9 @@ def _norm(v): return (v.square().sum() + 1e-12).sqrt() # with a derivative at ze
 def class_distance(G:dict, # name -> (k, r, c) gradients of the synthetic images, class by class; gradients flow through it
                    target:dict, # name -> (k, r, c), of the real images, the same classes
                   )->torch.Tensor: # scalar, 0 .. 2 a layer
-    "Angle between class-wise gradients, mean over classes and sum over layers. Raises `OgmError` when layers differ."
+    "Angle between class-wise gradients row by row, mean over rows and classes and sum over layers. Raises `OgmError` when layers differ."
     if G.keys() != target.keys(): raise OgmError(f'layers differ from the target: {sorted(G.keys() ^ target.keys())[:3]}')
-    return sum((1 - F.cosine_similarity(v.flatten(1), target[n].flatten(1))).mean() for n, v in G.items())
+    return sum((1 - F.cosine_similarity(v, target[n], dim=-1)).mean() for n, v in G.items())
 
 # %% ../nbs/11_loss.ipynb #3c5d9053
 def ogm_loss(logits:torch.Tensor, # (n, classes) of the augmented synthetic images

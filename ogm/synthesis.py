@@ -13,9 +13,10 @@ import torch, torch.nn.functional as F
 from .core import OgmError, Stopped, any_rank, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
 from .data import is_number
 from .distilled import DistilledSet
-from .gradients import MATCHERS, class_gradients, class_target, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
+from .gradients import MATCHERS, class_gradients, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
 from .loss import class_distance, ogm_loss, orient
-from .patches import crop_boxes, crop_resize
+from .patches import crop_boxes, crop_resize, resize, unstitch
+from .training import Novices
 
 # %% ../nbs/12_synthesis.ipynb #dba9afd0
 @dataclass
@@ -35,6 +36,8 @@ class Settings:
     patch_views:bool=True # Algorithm 6: each step looks at one patch of each image
     scale:tuple=(0.5, 1.) # area of the random crop
     eta:float=0. # weight of the class-wise gradients on novices; 0: none
+    novices:int=4 # how many of them take turns
+    age:int=100 # updates after which one gives way to a newborn
     matcher:str='pseudo' # what is compared: 'pseudo' gradients (Equation 11), 'true' ones, or 'bn' statistics
     seed:int=0 # of the views
 
@@ -42,10 +45,11 @@ class Settings:
         for k in ('betas', 'scale'):
             if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
-        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), eps=n(self.eps, 0) and self.eps < 1,
+        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eps=n(self.eps, 0) and self.eps < 1,
                           view=self.view in ('kernel', 'channel'), matcher=isinstance(self.matcher, str) and self.matcher in MATCHERS, reduction=self.reduction in ('sum', 'mean'), scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: see the settings of synthesis')
+        if not self.eta and (self.novices, self.age) != (4, 100): raise OgmError(f'{self.novices} novices of age {self.age} have no weight: give --eta a value above 0')
 
 def _is_pattern(v): # None, or a regular expression
     try: return v is None or isinstance(v, str) and bool(re.compile(v))
@@ -108,6 +112,11 @@ def _member(teacher, target, s, device): # (teacher, its layers, its oriented ta
     if bad := [n for n in layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
     return teacher, layers, orient({n: target[n].to(device) for n in layers}, s.eps, s.orthogonal and s.matcher != 'bn')
 
+def _checked(novices, s, start): # whose gradients fit into memory
+    k, weights = min(s.batch*world_size(), len(start.labels.unique())), sum(m.weight.numel() for m in weight_layers(novices.at(0), s.layers).values())
+    if 8*k*weights > 2**33: raise OgmError(f'the gradients of {k} classes by {weights:,} weights need {8*k*weights/2**30:.0f} GB a step: choose layers by a pattern, or a smaller batch')
+    return novices
+
 def _listed(x): return list(x) if isinstance(x, (list, tuple)) else [x]
 
 # %% ../nbs/12_synthesis.ipynb #567fb22a
@@ -118,13 +127,13 @@ class Synthesis:
                  target, # name -> pseudo-gradient of the real set, not yet orthogonalised; of a committee: a list, one for each
                  settings:Settings, # what to do
                  device, # where
-                 novices=()): # (`Teacher`, its class-wise target) pairs, for `settings.eta`
+                 novices=None): # `Novices`, for `settings.eta`
         teachers, targets = _listed(teacher), _listed(target)
         if not teachers or len(teachers) != len(targets): raise OgmError(f'{len(teachers)} teachers and {len(targets)} real targets: give one target for each teacher')
         if len({t.size for t in teachers}) > 1: raise OgmError(f'the teachers of a committee have images of {sorted({t.size for t in teachers})} px: train them at the same size')
         self.members = [_member(t, g, settings, device) for t, g in zip(teachers, targets)]
-        if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass some, or leave eta at 0')
-        self.novices = [(t.to(device), weight_layers(t.net, settings.layers), {n: v.to(device) for n, v in g.items()}) for t, g in novices] if settings.eta else []
+        if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass `Novices`, or leave eta at 0')
+        self.novices = _checked(novices, settings, start) if settings.eta else None
         self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teachers[0].bounds()
         self.b, self.t, self.past, self.log, self.finished = 1, 0, [None]*len(teachers), [], []
         self.load_batch()
@@ -192,10 +201,19 @@ def _gradients(self, t=None, views=None):
 Synthesis.views, Synthesis.gradients = _views, _gradients
 
 # %% ../nbs/12_synthesis.ipynb #5ce60bc4
-def _class_term(self, views): # the distance of class-wise gradients, on the novice whose turn it is
-    novice, layers, target = self.novices[self.t % len(self.novices)]; classes = self.labels.unique()
-    G = share_sums(class_gradients(novice.net, _units(self, views, novice), self.y, classes, layers, create_graph=True))
-    return class_distance(G, {n: v[classes] for n, v in target.items()})
+def _cells(x, f): # every cell of every mosaic, enlarged
+    return x if f == 1 else resize(unstitch(x, f), x.shape[-1])
+
+def _real_gradients(self, net, layers, classes): # of the examples of this step, class by class; each rank looks at its share
+    x, y = self.novices.examples((self.b-1)*self.s.iters + self.t, classes); own = own_rows(len(y))
+    G = class_gradients(net, self.novices.normalize(x[own]), y[own], classes, layers)
+    return {n: sum_ranks(g.detach()) for n, g in G.items()}
+
+def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
+    net, classes = self.novices.at((self.b-1)*self.s.iters + self.t), self.labels.unique(); layers = weight_layers(net, self.s.layers)
+    f = self.start.factor if self.s.patch_views else 1; cells, y = _cells(_units(self, self.x, self.novices), f), self.y.repeat_interleave(f*f)
+    G = share_sums(class_gradients(net, cells, y, classes, layers, create_graph=True))
+    return class_distance(G, _real_gradients(self, net, layers, classes))
 
 Synthesis.class_term = _class_term
 
@@ -206,7 +224,7 @@ def _step(self):
     views = self.views(self.t); logits, G = self.gradients(views=views)
     try: loss, ce, d = ogm_loss(logits, self.y, G, self.members[self.turn][2], self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True, consume=True)
     except OgmError as e: raise OgmError(self.diagnose() or str(e)) from e
-    if self.novices: loss = loss + self.s.eta*self.class_term(views)
+    if self.novices: loss = loss + self.s.eta*self.class_term()
     self.adam.zero_grad(); loss.backward()
     if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose() or self.where('in the loss or its derivative'))
     self.adam.step(); self.x.data.clamp_(self.lo, self.hi)
@@ -237,10 +255,10 @@ Synthesis.step, Synthesis.advance = _step, _advance
 
 # %% ../nbs/12_synthesis.ipynb #b34bb2cf
 def _fingerprint(self):
-    s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) not in (('matcher', 'pseudo'), ('eta', 0.))} # younger than the first checkpoints: count when used
+    young = ('eta', 'novices', 'age')*(not self.s.eta); s = {k: v for k, v in dataclasses.asdict(self.s).items() if (k, v) != ('matcher', 'pseudo') and k not in young} # younger than the first checkpoints: count when used
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[g[n].cpu() for _, _, g in self.members for n in sorted(g)]): h.update(t.contiguous().numpy().tobytes())
-    return h.hexdigest() + ''.join(t.sha256()[:16] for t, *_ in self.members + self.novices)
+    return h.hexdigest() + ''.join(t.sha256()[:16] for t, *_ in self.members) + (self.novices.digest()[:16] if self.novices else '')
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
@@ -303,7 +321,6 @@ def distill(source, # `Source` of real images
             start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`
             *,
             target=None, # name -> pseudo-gradient of the real set, of several teachers a list; None computes it
-            novices:list|None=None, # `Teacher`s from `fit_novices`, for `eta` > 0
             work=None, # directory for checkpoints; None keeps none
             every:int=100, # steps between checkpoints
             log:list|None=None, # filled with [batch, step, cross-entropy, distance]
@@ -316,7 +333,7 @@ def distill(source, # `Source` of real images
     if odd := [t.size for t in teachers if t.size != start.size]: raise OgmError(f'the start has images of {start.size} px, the teacher wants {odd[0]} px')
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
     if target is None: target = [real_target(source.train, t, s.view, match_layers(t.net, s.matcher, s.layers), device=device, matcher=s.matcher) for t in teachers]
-    young = [(t, class_target(source.train, t, s.layers, device=device)) for t in (t.aligned(source) for t in novices or ())] if s.eta else []
+    young = Novices(source, teachers[0].arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
     run = Synthesis(teachers, start, target, s, device, young)
     if work: run.resume(work)
     run.run(work, every)

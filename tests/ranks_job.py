@@ -1,5 +1,5 @@
 "What `test_ranks` lets one process and two ranks compute alike: `python ranks_job.py DIR NAME`, alone or under torchrun, writes DIR/NAME.pt."
-import dataclasses, sys
+import copy, dataclasses, sys
 from pathlib import Path
 
 import torch
@@ -7,11 +7,11 @@ import torch
 from ogm.core import OgmError, distributed, gather_ranks, rank, rng, world_size
 from ogm.data import Source, Split, open_source
 from ogm.evaluation import evaluate
-from ogm.gradients import class_target, real_target
+from ogm.gradients import real_target
 from ogm.models import Teacher, load_teacher
 from ogm.rded import random_set, rded
 from ogm.synthesis import Synthesis, Settings, distill, gather_rows
-from ogm.training import build_seeded, train
+from ogm.training import Novices, build_seeded, train
 
 class Double(Synthesis):
     "In double precision, where rounding has no time to grow."
@@ -19,7 +19,12 @@ class Double(Synthesis):
         super().load_batch(); self.x = self.x.detach().double().requires_grad_()
         self.adam = torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
-def pixels(teacher, start, target, batch, iters, kind=Synthesis, novices=(), **settings):
+class DoubleNovices(Novices):
+    "Trained in single precision, the same on every rank, and looked at in double."
+    def at(self, t):
+        net = copy.deepcopy(super().at(t)).double(); net.register_forward_pre_hook(lambda m, x: x[0].double()); return net
+
+def pixels(teacher, start, target, batch, iters, kind=Synthesis, novices=None, **settings):
     "Pixels of all batches in units of 0..1, before they are rounded to bytes."
     run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters, **settings), 'cpu', novices), []
     if isinstance(teacher, list): teacher = teacher[0]
@@ -56,11 +61,9 @@ def compute(work):
     for _ in range(7): half.step()
     half.save(work/f'half{world_size()}'); r['real target'], r['first'] = T, first.images                    # to be continued on another number of ranks
     r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
-    two = [untrained(col, seed) for seed in (0, 1)]; r['class target'] = class_target(col.train, two[1], batch_size=64, per_class=30)
-    def double(T): return {n: v.double() for n, v in T.items()}
-    any_target = {n: torch.randn(v.shape, dtype=torch.double, generator=rng(0, n)) for n, v in r['class target'].items()}
-    T2, novice = [double(real_target(col.train, m)) for m in two], (untrained(col, 1).double(), any_target)
-    r['committee'] = pixels([m.double() for m in two], first, T2, 20, 20, Double, [novice], eta=1.)      # batches of 20 and 10, with novices
+    two = [untrained(col, seed) for seed in (0, 1)]
+    T2 = [{n: v.double() for n, v in real_target(col.train, m).items()} for m in two]
+    r['committee'] = pixels([m.double() for m in two], first, T2, 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1.) # batches of 20 and 10
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)
     for name, labels in (('ogm-basic', 'hard'), ('rded', 'soft')):                 # the second mixes images across ranks

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from ogm.cli import COMMANDS, main
+from ogm.core import read_json
 
 TINY = ['--arch', 'convnet1-w4', '--epochs', '1', '--iters', '1', '--device', 'cpu']
 
@@ -78,6 +79,7 @@ def test_factor_larger_than_the_image(images, tmp_path, init):
 
 def test_unknown_recipe(run):
     refused('evaluate', run, '--recipe', 'adan', says=["unknown recipe 'adan'", 'ogm-basic'])
+    refused('evaluate', run, '--recipe', 'ogm-muon:crop=1', says=["'crop' is none of its settings", 'scale'])
     refused('train', '--data', 'digits', '--recipe', 'adan', '--arch', 'convnet1-w2', says="unknown recipe 'adan'")
 
 def test_teacher_with_other_classes(run, tmp_path):
@@ -99,6 +101,8 @@ def test_a_real_process_says_it_too(tmp_path, start):
 def test_a_run_and_what_can_be_done_with_it(run, tmp_path):
     assert {'ogm.json', 'images', 'data', 'README.md', 'preview.png', 'work'} <= {p.name for p in run.iterdir()}
     code, out, err = ogm('evaluate', run, '--seeds', '1', '--epochs', '1', '--device', 'cpu'); assert code == 0 and 'hard labels, n = 1' in out and not err
+    assert ogm('evaluate', run, '--seeds', '1', '--recipe', 'ogm-muon:scale=0.5,epochs=2', '--device', 'cpu')[0] == 0
+    f, = (Path(run)/'scores').glob('*scale*'); settings = read_json(f)['settings']; assert (settings['scale'], settings['epochs']) == (.5, 2) and ':' not in f.name
     code, out, err = ogm('evaluate', run, '--seeds', '2', '--epochs', '1', '--labels', 'soft', '--recipe', 'ogm-muon', '--device', 'cpu'); assert code == 0 and 'soft labels, n = 2' in out, err
     assert json.loads((run/'scores'/'ogm-muon-soft-convnet1-w4-1.json').read_text())['n_train'] == 2
     code, out, err = ogm('show', run, run, '--out', tmp_path/'both.png'); assert code == 0 and Image.open(tmp_path/'both.png').size[0] > 50, err
