@@ -274,12 +274,12 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     from ogm.data import open_source
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
+        road = dict(teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, device=dev)
+        settings = dict(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, view=view, eps=eps, orthogonal=orthogonal, history=history)
         if plan:
             from ogm.synthesis import Settings
-            s = Settings(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, view=view, eps=eps, orthogonal=orthogonal, history=history, eta=eta, novices=novices, age=age)
-            _say(plan_text(plan_road(src, s, teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, device=dev))); return
-        ds = run_distill(src, out, data=data, teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, seed=seed, device=dev, overwrite=overwrite, every=every,
-                         iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, view=view, eps=eps, orthogonal=orthogonal, history=history)
+            _say(plan_text(plan_road(src, Settings(**settings), **road))); return
+        ds = run_distill(src, out, data=data, overwrite=overwrite, every=every, **road, **settings)
         _say(f'{ds}\nwritten to {out}')
 
 # %% ../nbs/14_cli.ipynb #24e4c3ea
