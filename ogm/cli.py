@@ -66,7 +66,7 @@ def get_teacher(source, # `Source` of real images
 # %% ../nbs/14_cli.ipynb #dd380154
 def get_start(source, # `Source` of real images
               teacher, # frozen `Teacher`
-              init:str, # 'rded', 'random' or 'noise'
+              init:str, # 'rded', 'herding', 'random' or 'noise'
               ipc:int, # images per class
               factor:int|None, # patches a side; None: by image size for RDED, else 1
               seed:int, # the run's seed
@@ -76,10 +76,10 @@ def get_start(source, # `Source` of real images
     "Starting images, selected or drawn, and kept. Raises `OgmError` as `rded` does."
     from ogm.core import load_tensors, save_tensors
     from ogm.distilled import DistilledSet
-    from ogm.rded import noise_set, random_set, rded
+    from ogm.rded import herding_set, noise_set, random_set, rded
     kw = dict(factor=factor or 1, teacher=teacher, seed=seed)
     make = dict(rded=lambda: rded(source, teacher, ipc, factor, seed=seed, device=device, work=work/'rded'), noise=lambda: noise_set(source, ipc, **kw),
-                random=lambda: random_set(source, ipc, **kw))[init]
+                herding=lambda: herding_set(source, ipc=ipc, device=device, **kw), random=lambda: random_set(source, ipc, **kw))[init]
     save = lambda d, f: save_tensors(f, dict(images=d.images, labels=d.labels), factor=d.factor, config=d.config)
     def load(f):
         t, m = load_tensors(f)
@@ -106,7 +106,7 @@ def get_target(source, # `Source` of real images
 # %% ../nbs/14_cli.ipynb #152f7837
 def _possible(source, init, ipc, factor): # as far as the images tell, before the teacher is trained
     from ogm.core import OgmError
-    if init not in (kinds := ('rded', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
+    if init not in (kinds := ('rded', 'herding', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
     if factor is not None and factor < 1: raise OgmError(f'factor is {factor}: give a whole number from 1')
     if factor is not None and factor > source.size: raise OgmError(f'factor {factor} is larger than the image ({source.size} px): choose a smaller factor')
     if ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed')
@@ -129,7 +129,7 @@ def run_distill(source, # `Source` of real images
                 arch=None, # network of that teacher; None: by image size
                 epochs=None, # epochs to train it; None: by set size
                 committee=1, # teachers that take turns, trained from the seeds that follow `seed`
-                init='rded', # start from 'rded', 'random' or 'noise'
+                init='rded', # start from 'rded', 'herding', 'random' or 'noise'
                 ipc=10, # images per class
                 factor=None, # patches a side; None: by image size
                 seed=0, # of everything
@@ -210,7 +210,7 @@ def plan_road(source, # `Source`
     "What `run_distill` would do, and an estimate of what it costs."
     import torch; from ogm.core import world_size
     from ogm.distilled import DistilledSet; from ogm.gradients import conv_layers, real_target
-    from ogm.rded import crop_batches, default_factor, realism; from ogm.synthesis import Synthesis; from ogm.training import Novices
+    from ogm.rded import crop_batches, default_factor, penultimate, realism; from ogm.synthesis import Synthesis; from ogm.training import Novices
     split, C, W = source.train, source.n_classes, world_size(); n, size = len(split), source.size
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
     t, row = _plan_teacher(source, few, teacher, arch, epochs, committee, device, workers); rows = dict(teacher=row)
@@ -221,6 +221,9 @@ def plan_road(source, # `Source`
         some, looked = torch.arange(min(n, 64)), int(torch.bincount(split.labels, minlength=C).clamp(max=look).sum())
         score = lambda: [realism(t, c.flatten(0, 1), torch.zeros(len(c)*5, dtype=torch.long)) for c in crop_batches(split, some, cell, 32, 5, 0, t.device, 0)]
         rows['RDED'] = f'{C:,} classes, 5 crops of {looked:,} images', math.ceil(looked/40), _clock(score, device)*looked/len(some)/workers/W
+    elif init == 'herding':
+        looked = int(torch.bincount(split.labels, minlength=C).clamp(max=5000).sum()); see = lambda: [penultimate(t, t.normalize(x.to(t.device))) for x, _ in few.batches(size, 256, workers=0)]
+        rows[init] = f'{looked:,} images', math.ceil(looked/256), _clock(torch.no_grad()(see), device)*looked/len(few)/workers/W
     else: rows[init] = f'{ipc*C:,} images', 1, 0.
     layers = conv_layers(t.net, s.layers); target = real_target(few, t, s.view, layers, device=device)
     rows['target'] = f'{n:,} images, {len(layers)} layers', committee*math.ceil(n/256), committee*_clock(lambda: real_target(few, t, s.view, layers, device=device), device)*n/len(few)/workers
@@ -250,7 +253,9 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             eta:float=0., # weight of class-wise gradients on networks that have just begun to learn; 0: none
             novices:int=4, # how many such networks take turns
             age:int=100, # updates after which one of them gives way to a newborn
-            init:str='rded', # start from: rded, random, noise
+            eta_layers:int=0, # of how many of their last layers the gradients are compared; 0: all
+            eta_share:float=1., # share of the classes that a step compares
+            init:str='rded', # start from: rded, herding, random, noise
             factor:int=None, # patches a side of each image; None: 2 from 128 px, else 1
             iters:int=1000, # Adam steps a batch
             batch:int=100, # images a batch and device
@@ -275,7 +280,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         road = dict(teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, device=dev)
-        settings = dict(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, view=view, eps=eps, orthogonal=orthogonal, history=history)
+        settings = dict(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, view=view, eps=eps, orthogonal=orthogonal, history=history)
         if plan:
             from ogm.synthesis import Settings
             _say(plan_text(plan_road(src, Settings(**settings), **road))); return

@@ -19,7 +19,7 @@ from .distilled import DistilledSet, unfold
 from .evaluation import Score, evaluate, same_order
 from .gradients import match_layers, real_target
 from .models import load_teacher
-from .rded import noise_set, random_set, rded
+from .rded import herding_set, noise_set, random_set, rded
 from .synthesis import Settings, distill
 from .training import accuracy, build_seeded, channel_stats, get_recipe, train
 
@@ -27,18 +27,19 @@ from .training import accuracy, build_seeded, channel_stats, get_recipe, train
 @dataclass(frozen=True)
 class Row:
     "One line of a table: a start and what is done with it."
-    init:str='rded' # 'random', 'rded' or 'noise'
+    init:str='rded' # 'random', 'herding', 'rded' or 'noise'
     factor:int=1 # patches a side
     synthesis:dict|None=None # fields of `Settings`; None: the start itself
     title:str='' # how the row is called
     unfold:bool=False # the student sees each cell of a mosaic as an image of its own
     committee:int=1 # teachers that take turns in the synthesis
 
-STARTS = 'rded', 'random', 'noise'
+STARTS = 'rded', 'random', 'herding', 'noise'
 
 ROWS = {
     'random':      Row('random', 1, None, 'Random'),
     'random-grid': Row('random', 2, None, 'Random, four an image'),
+    'herding':     Row('herding', 1, None, 'Herding'),
     'rded':        Row('rded', 1, None, 'RDED, factor 1'),
     'rded-grid':   Row('rded', 2, None, 'RDED, factor 2'),
     'ogm':         Row('rded', 1, {}, 'OGM on RDED, factor 1'),
@@ -80,7 +81,7 @@ def make_start(source, # `Source` of real images
               )->DistilledSet: # before any synthesis
     "Starting images of a row."
     kw = dict(factor=row.factor, seed=seed)
-    if row.init == 'rded': return rded(source, teacher, ipc, device=device, **kw)
+    if row.init in ('rded', 'herding'): return dict(rded=rded, herding=herding_set)[row.init](source, teacher, ipc, device=device, **kw)
     make = dict(random=random_set, noise=noise_set)[row.init]
     return make(source, ipc, teacher=teacher, **kw)
 

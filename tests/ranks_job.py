@@ -9,7 +9,7 @@ from ogm.data import Source, Split, open_source
 from ogm.evaluation import evaluate
 from ogm.gradients import real_target
 from ogm.models import Teacher, load_teacher
-from ogm.rded import random_set, rded
+from ogm.rded import herding_set, random_set, rded
 from ogm.synthesis import Synthesis, Settings, distill, gather_rows
 from ogm.training import Novices, build_seeded, train
 
@@ -64,6 +64,8 @@ def compute(work):
     two = [untrained(col, seed) for seed in (0, 1)]
     T2 = [{n: v.double() for n, v in real_target(col.train, m).items()} for m in two]
     r['committee'] = pixels([m.double() for m in two], first, T2, 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1.) # batches of 20 and 10
+    r['few classes'] = pixels(untrained(col).double(), first, T2[0], 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., eta_layers=1, eta_share=.2) # a rank often has no image of the two
+    r['herding'] = herding_set(src, teacher, 3, factor=2, device='cpu').images
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)
     for name, labels in (('ogm-basic', 'hard'), ('rded', 'soft')):                 # the second mixes images across ranks

@@ -59,7 +59,7 @@ def test_class_with_one_image(tmp_path):
 def test_class_without_images(tmp_path):
     (folder(tmp_path/'pets')/'eel').mkdir(); refused(*distil(tmp_path/'pets', tmp_path/'run'), says=['eel', 'without images'])
 
-@pytest.mark.parametrize('init', ['rded', 'random', 'noise'])
+@pytest.mark.parametrize('init', ['rded', 'herding', 'random', 'noise'])
 def test_ipc_larger_than_the_class(images, tmp_path, init):
     refused(*distil(images, tmp_path/'run', '--ipc', '4', '--init', init), says=['ipc is 4', "class 'cat' has only 3 images"])
 
