@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'remember', 'kept', 'get_teacher', 'get_start', 'get_targ
            'distill', 'evaluate', 'train', 'draw_sets', 'show', 'demo', 'usage', 'Unclear', 'parse', 'main']
 
 # %% ../nbs/14_cli.ipynb #05e24549
-import contextlib, math, os, re, signal, sys
+import contextlib, inspect, math, os, re, signal, sys
 from pathlib import Path
 from fastcore.script import Param
 
@@ -95,12 +95,13 @@ def get_target(source, # `Source` of real images
                device, # where to compute
                work:Path, # directory that keeps what is done
                k:int=0, # which member of a committee, from 0
+               matcher:str='pseudo', # what is matched: 'pseudo', 'true' or 'bn'
               )->dict: # layer name -> (c_out, m) matrix
     "The real target, computed once and kept. Raises `OgmError` when no layer fits."
     from ogm.core import load_tensors, save_tensors
-    from ogm.gradients import conv_layers, real_target
-    make = lambda: real_target(source.train, teacher, view, conv_layers(teacher.net, layers), device=device, work=work/'target')
-    out = kept(work/f'target-{view}{f"-{k}" if k else ""}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
+    from ogm.gradients import match_layers, real_target
+    make = lambda: real_target(source.train, teacher, view, match_layers(teacher.net, matcher, layers), device=device, work=work/'target', matcher=matcher)
+    out = kept(work/f'target-{view if matcher == "pseudo" else matcher}{f"-{k}" if k else ""}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
     return out
 
 # %% ../nbs/14_cli.ipynb #152f7837
@@ -136,6 +137,7 @@ def run_distill(source, # `Source` of real images
                 device=None, # where to compute
                 overwrite=False, # replace a finished run
                 every=100, # steps between checkpoints
+                unfold=False, # students will see each cell of a mosaic by itself; remembered for `evaluate`
                 **settings, # see `ogm.synthesis.Settings`
                )->object: # the `DistilledSet`, also written to `out`
     "Teacher, start, target, synthesis and artifact, each kept in `out`; the body of `ogm distill`. Raises `OgmError` on impossible settings and when `out` holds another run."
@@ -151,9 +153,9 @@ def run_distill(source, # `Source` of real images
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
     ts = [get_teacher(source, spec, arch, epochs, seed, device, work, k) for k, spec in enumerate(specs)]; t = ts[0]
     start = get_start(source, t, init, ipc, factor, seed, device, work)
-    target = [get_target(source, m, s.view, s.layers, device, work, k) for k, m in enumerate(ts)]
+    target = [get_target(source, m, s.view, s.layers, device, work, k, s.matcher) for k, m in enumerate(ts)]
     ds = distill(source, ts, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
-    ds.config |= dict(seed=seed, data=data, source=source.name, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy)) | (dict(committee=[dict(sha256=m.sha256(), accuracy=m.accuracy) for m in ts]) if committee > 1 else {})
+    ds.config |= dict(seed=seed, data=data, source=source.name, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy)) | (dict(committee=[dict(sha256=m.sha256(), accuracy=m.accuracy) for m in ts]) if committee > 1 else {}) | (dict(unfold=True) if unfold else {})
     if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
 
@@ -209,7 +211,7 @@ def plan_road(source, # `Source`
              )->dict: # 'rows': {step: (what, count of batches or steps, seconds)}, 'memory' and 'disk' in bytes
     "What `run_distill` would do, and an estimate of what it costs."
     import torch; from ogm.core import world_size
-    from ogm.distilled import DistilledSet; from ogm.gradients import conv_layers, real_target
+    from ogm.distilled import DistilledSet; from ogm.gradients import match_layers, real_target
     from ogm.rded import crop_batches, default_factor, penultimate, realism; from ogm.synthesis import Synthesis; from ogm.training import Novices
     split, C, W = source.train, source.n_classes, world_size(); n, size = len(split), source.size
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
@@ -225,8 +227,8 @@ def plan_road(source, # `Source`
         looked = int(torch.bincount(split.labels, minlength=C).clamp(max=5000).sum()); see = lambda: [penultimate(t, t.normalize(x.to(t.device))) for x, _ in few.batches(size, 256, workers=0)]
         rows[init] = f'{looked:,} images', math.ceil(looked/256), _clock(torch.no_grad()(see), device)*looked/len(few)/workers/W
     else: rows[init] = f'{ipc*C:,} images', 1, 0.
-    layers = conv_layers(t.net, s.layers); target = real_target(few, t, s.view, layers, device=device)
-    rows['target'] = f'{n:,} images, {len(layers)} layers', committee*math.ceil(n/256), committee*_clock(lambda: real_target(few, t, s.view, layers, device=device), device)*n/len(few)/workers
+    layers, kw = match_layers(t.net, s.matcher, s.layers), dict(device=device, matcher=s.matcher); target = real_target(few, t, s.view, layers, **kw)
+    rows['target'] = f'{n:,} images, {len(layers)} layers', committee*math.ceil(n/256), committee*_clock(lambda: real_target(few, t, s.view, layers, **kw), device)*n/len(few)/workers
     N, whole = ipc*C, s.batch*W; m = min(N, whole); x = torch.cat([b for b, _ in few.batches(size, 64)])[torch.arange(m) % len(few)]
     run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor or default_factor(size)), target, s, device, young)
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
@@ -245,6 +247,7 @@ def plan_text(p:dict, # from `plan_road`
 # %% ../nbs/14_cli.ipynb #b0190d79
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'
             out:str='runs/distilled', # run directory; repeat the command to resume
+            preset:str=None, # a method by name, e.g. ogm-plus; with changes: 'ogm-plus:iters=250'
             ipc:int=10, # images per class
             arch:str=None, # teacher's network, e.g. convnet3-w32, resnet18; None: by image size
             teacher:str=None, # ready teacher: torchvision:resnet18, a .safetensors or .pth file
@@ -280,14 +283,27 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         road = dict(teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, device=dev)
-        settings = dict(seed=seed, iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, view=view, eps=eps, orthogonal=orthogonal, history=history)
+        settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, view=view, eps=eps, orthogonal=orthogonal, history=history)
+        unfold = preset and _preset(preset, road, settings)
         if plan:
             from ogm.synthesis import Settings
-            _say(plan_text(plan_road(src, Settings(**settings), **road))); return
-        ds = run_distill(src, out, data=data, overwrite=overwrite, every=every, **road, **settings)
+            _say(plan_text(plan_road(src, Settings(seed=seed, **settings), **road))); return
+        ds = run_distill(src, out, data=data, overwrite=overwrite, every=every, seed=seed, unfold=unfold, **road, **settings)
         _say(f'{ds}\nwritten to {out}')
 
 # %% ../nbs/14_cli.ipynb #24e4c3ea
+def _preset(name, road, settings): # fill in what it says, and return whether students should see each cell by itself
+    from ogm.core import OgmError
+    from ogm.synthesis import find_row
+    row = find_row(name); usual = {k: p.default for k, p in inspect.signature(distill).parameters.items()}
+    says = dict(init=row.init, factor=row.factor, committee=row.committee) | (dict(iters=0) if row.synthesis is None else row.synthesis)
+    for given in (road, settings):
+        for k, v in given.items():
+            if k in says and v != usual[k]: raise OgmError(f'--{k} {v} beside --preset {name}: write --preset {name}{"," if ":" in name else ":"}{k}={v}')
+    road |= {k: v for k, v in says.items() if k in road}; settings |= {k: v for k, v in says.items() if k not in road}
+    return row.unfold
+
+# %% ../nbs/14_cli.ipynb #19821010
 def _say(text): # once, whatever the number of ranks
     from ogm.core import rank
     if rank() == 0: print(text, flush=True)
@@ -302,7 +318,7 @@ def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
         if any_rank(told): raise told or SystemExit(2)
         yield
 
-# %% ../nbs/14_cli.ipynb #19821010
+# %% ../nbs/14_cli.ipynb #72ba6691
 def evaluate(run:str, # directory of a finished set
              recipe:str='ogm-basic', # ogm-basic, ogm-muon, rded, sgd, muon; with changes: 'ogm-muon:scale=0.5'
              labels:str='hard', # hard, or soft (the run's teacher answers)
@@ -310,7 +326,7 @@ def evaluate(run:str, # directory of a finished set
              arch:str=None, # the student; None: the teacher's network
              epochs:int=None, # None: the recipe's
              data:str=None, # validation images; None: those of the run's source
-             unfold:bool=False, # show the student each patch of a mosaic as an image of its own
+             unfold:bool=False, # show the student each patch of a mosaic as an image of its own; sets made for it always are
              device:str=None, # cpu, cuda; None: the best there is
             ):
     "Train students on a distilled set and report the last epoch, mean and spread over seeds (Table 8)."
@@ -325,10 +341,11 @@ def evaluate(run:str, # directory of a finished set
         src = open_source(data, size=ds.size, seed=ds.config.get('seed', 0)) # the same seed, the same held-out images
         teacher = load_teacher(file, src, device=dev) if labels == 'soft' and file.exists() else None
         if not isinstance(arch := arch or ds.config.get('arch'), (str, type(None))): raise OgmError(f'{run!r} names no network: give --arch')
+        unfold = unfold or ds.config.get('unfold') is True
         out = Path(run)/'scores'/f'{file_name(recipe)}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}.json'
         _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
-# %% ../nbs/14_cli.ipynb #72ba6691
+# %% ../nbs/14_cli.ipynb #ba0df142
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8); with changes: 'sgd:schedule=cosine'
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
@@ -355,7 +372,7 @@ def train(data:str='digits', # as for distill
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
-# %% ../nbs/14_cli.ipynb #b3d56782
+# %% ../nbs/14_cli.ipynb #c8325340
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -366,7 +383,7 @@ def draw_sets(path, # PNG to write
     fig = show_sets(sets, ncol=ncol, scale=.5)
     with whole(path) as tmp: fig.savefig(tmp, format='png', dpi=120)
 
-# %% ../nbs/14_cli.ipynb #86acaa16
+# %% ../nbs/14_cli.ipynb #b8829a5f
 def show(run:str, # directory of a finished set
          other:Param('a second one, shown beside it', str, opt=False, nargs='?')=None, # a second one, shown beside it
          out:str='preview.png', # picture to write
@@ -381,7 +398,7 @@ def show(run:str, # directory of a finished set
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
-# %% ../nbs/14_cli.ipynb #f53fbe0d
+# %% ../nbs/14_cli.ipynb #fbcdaa7c
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1', # images per class, one experiment each, e.g. 1,10
          seeds:int=5, # students an entry of the table
@@ -418,7 +435,7 @@ def demo(out:str='runs/demo', # run directory
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
     write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
-# %% ../nbs/14_cli.ipynb #597eddf7
+# %% ../nbs/14_cli.ipynb #c1d3fbb5
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
@@ -426,10 +443,10 @@ def usage()->str: # the text of `ogm --help`
     rows = '\n'.join(f'  ogm {n:9} {f.__doc__}' for n, f in COMMANDS.items())
     return f'usage: ogm COMMAND [OPTIONS]\n\n{rows}\n\n"ogm COMMAND --help" lists the options. On several devices: torchrun --nproc-per-node N -m ogm COMMAND …'
 
-# %% ../nbs/14_cli.ipynb #568925b9
+# %% ../nbs/14_cli.ipynb #7b866388
 class Unclear(Exception): "Words that are no command line."
 
-# %% ../nbs/14_cli.ipynb #8fd21b92
+# %% ../nbs/14_cli.ipynb #e4929482
 def parse(argv:list, # words of the command line
          )->tuple: # (function, dict of its arguments, debug flag)
     "Which command, with which arguments. Raises `Unclear` on a misspelt option or a value of the wrong kind."
@@ -441,7 +458,7 @@ def parse(argv:list, # words of the command line
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #c1d3fbb5
+# %% ../nbs/14_cli.ipynb #c1c13629
 def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
@@ -453,7 +470,7 @@ def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
-# %% ../nbs/14_cli.ipynb #7b866388
+# %% ../nbs/14_cli.ipynb #4e22244b
 def _lost_rank(e): # is this error the echo of another rank's end?
     return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
 
@@ -471,7 +488,7 @@ def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/14_cli.ipynb #e4929482
+# %% ../nbs/14_cli.ipynb #172ca4f6
 def main(argv:list|None=None, # words of the command line; None takes the process's
         )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."
