@@ -53,15 +53,13 @@ def get_teacher(source, # `Source` of real images
                 seed:int, # the run's seed
                 device, # where to compute
                 work:Path, # directory that keeps what is done
-                k:int=0, # which member of a committee, from 0
                )->object: # a frozen `Teacher`, on the device
     "A teacher read or trained, and kept. Raises `OgmError` as `load_teacher` and `fit_teacher` do."
     from ogm.models import load_teacher
     from ogm.training import fit_teacher
-    name = f'teacher-{k}' if k else 'teacher'
     if spec: make = lambda: load_teacher(spec, source, arch, device=device)
-    else: make = lambda: fit_teacher(source, arch, epochs=epochs, seed=seed + k, device=device, checkpoint=work/f'{name}.ckpt', verbose=True)
-    return kept(work/f'{name}.safetensors', make, lambda t, f: t.save(f), lambda f: load_teacher(f, source, device=device)).to(device)
+    else: make = lambda: fit_teacher(source, arch, epochs=epochs, seed=seed, device=device, checkpoint=work/'teacher.ckpt', verbose=True)
+    return kept(work/'teacher.safetensors', make, lambda t, f: t.save(f), lambda f: load_teacher(f, source, device=device)).to(device)
 
 # %% ../nbs/14_cli.ipynb #dd380154
 def get_start(source, # `Source` of real images
@@ -94,14 +92,13 @@ def get_target(source, # `Source` of real images
                layers:str|None, # regular expression on layer names; None: all but short cuts
                device, # where to compute
                work:Path, # directory that keeps what is done
-               k:int=0, # which member of a committee, from 0
                matcher:str='pseudo', # what is matched: 'pseudo', 'true' or 'bn'
               )->dict: # layer name -> (c_out, m) matrix
     "The real target, computed once and kept. Raises `OgmError` when no layer fits."
     from ogm.core import load_tensors, save_tensors
     from ogm.gradients import match_layers, real_target
     make = lambda: real_target(source.train, teacher, view, match_layers(teacher.net, matcher, layers), device=device, work=work/'target', matcher=matcher)
-    out = kept(work/f'target-{view if matcher == "pseudo" else matcher}{f"-{k}" if k else ""}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
+    out = kept(work/f'target-{view if matcher == "pseudo" else matcher}.safetensors', make, lambda t, f: save_tensors(f, t), lambda f: load_tensors(f)[0]); _drop(work, 'target')
     return out
 
 # %% ../nbs/14_cli.ipynb #152f7837
@@ -114,13 +111,6 @@ def _possible(source, init, ipc, factor): # as far as the images tell, before th
     n, few = min((len(source.train.indices(c)), c) for c in range(source.n_classes))
     if ipc > n: raise OgmError(f'ipc is {ipc}, but class {source.classes[few]!r} has only {n} image{"s"*(n > 1)}: choose ipc at most {n}')
 
-def _members(teacher, committee): # what each member is loaded from; '' trains it
-    from ogm.core import OgmError
-    if committee < 1: raise OgmError(f'committee is {committee}: give a number of teachers from 1')
-    if committee == 1 or not teacher: return [teacher]*committee
-    if len(specs := str(teacher).split(',')) != committee: raise OgmError(f'{teacher!r} names {len(specs)} teacher{"s"*(len(specs) > 1)} for a committee of {committee}: separate them by commas')
-    return specs
-
 # %% ../nbs/14_cli.ipynb #9822b965
 def run_distill(source, # `Source` of real images
                 out, # run directory
@@ -129,7 +119,6 @@ def run_distill(source, # `Source` of real images
                 teacher='', # ready teacher; '' trains one
                 arch=None, # network of that teacher; None: by image size
                 epochs=None, # epochs to train it; None: by set size
-                committee=1, # teachers that take turns, trained from the seeds that follow `seed`
                 init='rded', # start from 'rded', 'herding', 'random' or 'noise'
                 ipc=10, # images per class
                 factor=None, # patches a side; None: by image size
@@ -149,13 +138,13 @@ def run_distill(source, # `Source` of real images
     if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     if overwrite and finished(out) and rank() == 0: _clear(out)
-    barrier(); work = out/'work'; _possible(source, init, ipc, factor); specs = _members(teacher, committee)
-    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
-    ts = [get_teacher(source, spec, arch, epochs, seed, device, work, k) for k, spec in enumerate(specs)]; t = ts[0]
+    barrier(); work = out/'work'; _possible(source, init, ipc, factor)
+    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
+    t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work)
-    target = [get_target(source, m, s.view, s.layers, device, work, k, s.matcher) for k, m in enumerate(ts)]
-    ds = distill(source, ts, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
-    ds.config |= dict(seed=seed, data=data, source=source.name, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy)) | (dict(committee=[dict(sha256=m.sha256(), accuracy=m.accuracy) for m in ts]) if committee > 1 else {}) | (dict(unfold=True) if unfold else {})
+    target = get_target(source, t, s.view, s.layers, device, work, s.matcher)
+    ds = distill(source, t, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
+    ds.config |= dict(seed=seed, data=data, source=source.name, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy)) | (dict(unfold=True) if unfold else {})
     if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
 
@@ -165,7 +154,7 @@ def _clear(out): # a finished run, on request: the artifact and its working file
     for name in ('ogm.json', 'README.md', 'preview.png'): (out/name).unlink(missing_ok=True)
     for name in ('images', 'data', 'work', 'scores'): shutil.rmtree(out/name, ignore_errors=True)
 
-# %% ../nbs/14_cli.ipynb #124578d9
+# %% ../nbs/14_cli.ipynb #b6525a13
 def _clock(f, device, n=1): # seconds of one call, after one that warms up
     import time, torch
     wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
@@ -184,8 +173,8 @@ def _sizes(n, side, batch, t, target): # bytes on disk when all is done, at most
     image, weights = 3*side**2, sum(p.numel()*p.element_size() for p in t.net.state_dict().values())
     return dict(artifact=2*n*image, start=n*image, batches=n*image, checkpoint=3*4*min(n, batch)*image + 4*sum(m.numel() for m in target.values()), teacher=4*weights, target=4*sum(m.numel() for m in target.values()))
 
-# %% ../nbs/14_cli.ipynb #e70620ac
-def _plan_teacher(source, few, teacher, arch, epochs, committee, device, workers): # -> (a teacher, its row)
+# %% ../nbs/14_cli.ipynb #672aaf29
+def _plan_teacher(source, few, teacher, arch, epochs, device, workers): # -> (a teacher, its row)
     from ogm.models import Teacher, load_teacher; from ogm.training import _auto_epochs, build_seeded, for_few, get_recipe, train
     C, size, n = source.n_classes, source.size, len(source.train); r = for_few(get_recipe('teacher'), n)
     def step_of(t): # seconds of a training step
@@ -194,16 +183,15 @@ def _plan_teacher(source, few, teacher, arch, epochs, committee, device, workers
     if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); return t, (f'{t.arch} is given', 0, 0.)
     arch = arch or ('convnet3' if size <= 64 else 'resnet18'); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
     e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size)
-    return t, (f'{committee} × {arch}, {e} epochs of {n:,} images', committee*e*steps, committee*e*steps*step_of(t))
+    return t, (f'{arch}, {e} epochs of {n:,} images', e*steps, e*steps*step_of(t))
 
-# %% ../nbs/14_cli.ipynb #020555e8
+# %% ../nbs/14_cli.ipynb #518d8eb9
 def plan_road(source, # `Source`
               s, # `Settings` of the synthesis
               *,
               teacher=None, # as for `distill`
               arch=None, # as for `distill`
               epochs=None, # as for `distill`
-              committee=1, # as for `distill`
               init='rded', # as for `distill`
               ipc:int=10, # images per class
               factor:int=None, # patches a side
@@ -215,7 +203,7 @@ def plan_road(source, # `Source`
     from ogm.rded import crop_batches, default_factor, penultimate, realism; from ogm.synthesis import Synthesis; from ogm.training import Novices
     split, C, W = source.train, source.n_classes, world_size(); n, size = len(split), source.size
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
-    t, row = _plan_teacher(source, few, teacher, arch, epochs, committee, device, workers); rows = dict(teacher=row)
+    t, row = _plan_teacher(source, few, teacher, arch, epochs, device, workers); rows = dict(teacher=row)
     young = Novices(source, t.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
     for k in range(s.novices if young else 0): young.at(k) # their youth is not a step's usual cost
     size, look = t.size, max(300, ipc*(factor or default_factor(t.size))**2); cell = size//(factor or default_factor(size))
@@ -228,13 +216,13 @@ def plan_road(source, # `Source`
         rows[init] = f'{looked:,} images', math.ceil(looked/256), _clock(torch.no_grad()(see), device)*looked/len(few)/workers/W
     else: rows[init] = f'{ipc*C:,} images', 1, 0.
     layers, kw = match_layers(t.net, s.matcher, s.layers), dict(device=device, matcher=s.matcher); target = real_target(few, t, s.view, layers, **kw)
-    rows['target'] = f'{n:,} images, {len(layers)} layers', committee*math.ceil(n/256), committee*_clock(lambda: real_target(few, t, s.view, layers, **kw), device)*n/len(few)/workers
+    rows['target'] = f'{n:,} images, {len(layers)} layers', math.ceil(n/256), _clock(lambda: real_target(few, t, s.view, layers, **kw), device)*n/len(few)/workers
     N, whole = ipc*C, s.batch*W; m = min(N, whole); x = torch.cat([b for b, _ in few.batches(size, 64)])[torch.arange(m) % len(few)]
     run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor or default_factor(size)), target, s, device, young)
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
-# %% ../nbs/14_cli.ipynb #979cfad4
+# %% ../nbs/14_cli.ipynb #0e158b07
 def plan_text(p:dict, # from `plan_road`
              )->str: # a small table
     "The plan in words: what is counted, what is estimated."
@@ -244,7 +232,7 @@ def plan_text(p:dict, # from `plan_road`
     return '\n'.join([f'plan: nothing is written; times are estimates from a few steps on {p["device"]}, {p["world_size"]} process(es)', *lines, f'{"together":10} {span(sum(s for *_, s in p["rows"].values())):>16}  estimated',
                       f'{"memory":10} {size(p["memory"]) if p["memory"] else "unknown":>16}  a process, estimated', f'{"disk":10} {size(sum(p["disk"].values())):>16}  at most: {disk}'])
 
-# %% ../nbs/14_cli.ipynb #b0190d79
+# %% ../nbs/14_cli.ipynb #a714018d
 def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cifar10', 'hf:org/name'
             out:str='runs/distilled', # run directory; repeat the command to resume
             preset:str=None, # a method by name, e.g. ogm-plus; with changes: 'ogm-plus:iters=250'
@@ -252,7 +240,6 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             arch:str=None, # teacher's network, e.g. convnet3-w32, resnet18; None: by image size
             teacher:str=None, # ready teacher: torchvision:resnet18, a .safetensors or .pth file
             epochs:int=None, # epochs to train the teacher; None: by set size
-            committee:int=1, # teachers that take turns; with --teacher, as many names separated by commas
             eta:float=0., # weight of class-wise gradients on networks that have just begun to learn; 0: none
             novices:int=4, # how many such networks take turns
             age:int=100, # updates after which one of them gives way to a newborn
@@ -281,29 +268,29 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     from ogm.core import distributed
     from ogm.data import open_source
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
-        src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
-        road = dict(teacher=teacher, arch=arch, epochs=epochs, committee=committee, init=init, ipc=ipc, factor=factor, device=dev)
+        road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, device=dev)
         settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, view=view, eps=eps, orthogonal=orthogonal, history=history)
-        unfold = preset and _preset(preset, road, settings)
+        unfold = preset and _preset(preset, road, settings) # before the images, which may be many
+        src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         if plan:
             from ogm.synthesis import Settings
             _say(plan_text(plan_road(src, Settings(seed=seed, **settings), **road))); return
         ds = run_distill(src, out, data=data, overwrite=overwrite, every=every, seed=seed, unfold=unfold, **road, **settings)
         _say(f'{ds}\nwritten to {out}')
 
-# %% ../nbs/14_cli.ipynb #24e4c3ea
+# %% ../nbs/14_cli.ipynb #ffd3b311
 def _preset(name, road, settings): # fill in what it says, and return whether students should see each cell by itself
     from ogm.core import OgmError
     from ogm.synthesis import find_row
     row = find_row(name); usual = {k: p.default for k, p in inspect.signature(distill).parameters.items()}
-    says = dict(init=row.init, factor=row.factor, committee=row.committee) | (dict(iters=0) if row.synthesis is None else row.synthesis)
+    says = dict(init=row.init, factor=row.factor) | (dict(iters=0) if row.synthesis is None else row.synthesis)
     for given in (road, settings):
         for k, v in given.items():
             if k in says and v != usual[k]: raise OgmError(f'--{k} {v} beside --preset {name}: write --preset {name}{"," if ":" in name else ":"}{k}={v}')
     road |= {k: v for k, v in says.items() if k in road}; settings |= {k: v for k, v in says.items() if k not in road}
     return row.unfold
 
-# %% ../nbs/14_cli.ipynb #19821010
+# %% ../nbs/14_cli.ipynb #a9d209b5
 def _say(text): # once, whatever the number of ranks
     from ogm.core import rank
     if rank() == 0: print(text, flush=True)
@@ -318,7 +305,7 @@ def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
         if any_rank(told): raise told or SystemExit(2)
         yield
 
-# %% ../nbs/14_cli.ipynb #72ba6691
+# %% ../nbs/14_cli.ipynb #93fed23b
 def evaluate(run:str, # directory of a finished set
              recipe:str='ogm-basic', # ogm-basic, ogm-muon, rded, sgd, muon; with changes: 'ogm-muon:scale=0.5'
              labels:str='hard', # hard, or soft (the run's teacher answers)
@@ -345,7 +332,7 @@ def evaluate(run:str, # directory of a finished set
         out = Path(run)/'scores'/f'{file_name(recipe)}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}.json'
         _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
-# %% ../nbs/14_cli.ipynb #ba0df142
+# %% ../nbs/14_cli.ipynb #86acaa16
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8); with changes: 'sgd:schedule=cosine'
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
@@ -372,7 +359,7 @@ def train(data:str='digits', # as for distill
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
-# %% ../nbs/14_cli.ipynb #c8325340
+# %% ../nbs/14_cli.ipynb #f53fbe0d
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -383,7 +370,7 @@ def draw_sets(path, # PNG to write
     fig = show_sets(sets, ncol=ncol, scale=.5)
     with whole(path) as tmp: fig.savefig(tmp, format='png', dpi=120)
 
-# %% ../nbs/14_cli.ipynb #b8829a5f
+# %% ../nbs/14_cli.ipynb #597eddf7
 def show(run:str, # directory of a finished set
          other:Param('a second one, shown beside it', str, opt=False, nargs='?')=None, # a second one, shown beside it
          out:str='preview.png', # picture to write
@@ -398,7 +385,7 @@ def show(run:str, # directory of a finished set
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
-# %% ../nbs/14_cli.ipynb #fbcdaa7c
+# %% ../nbs/14_cli.ipynb #568925b9
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1', # images per class, one experiment each, e.g. 1,10
          seeds:int=5, # students an entry of the table
@@ -435,7 +422,7 @@ def demo(out:str='runs/demo', # run directory
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
     write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
-# %% ../nbs/14_cli.ipynb #c1d3fbb5
+# %% ../nbs/14_cli.ipynb #8fd21b92
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
@@ -443,10 +430,10 @@ def usage()->str: # the text of `ogm --help`
     rows = '\n'.join(f'  ogm {n:9} {f.__doc__}' for n, f in COMMANDS.items())
     return f'usage: ogm COMMAND [OPTIONS]\n\n{rows}\n\n"ogm COMMAND --help" lists the options. On several devices: torchrun --nproc-per-node N -m ogm COMMAND …'
 
-# %% ../nbs/14_cli.ipynb #7b866388
+# %% ../nbs/14_cli.ipynb #ad09fc30
 class Unclear(Exception): "Words that are no command line."
 
-# %% ../nbs/14_cli.ipynb #e4929482
+# %% ../nbs/14_cli.ipynb #5aa2da03
 def parse(argv:list, # words of the command line
          )->tuple: # (function, dict of its arguments, debug flag)
     "Which command, with which arguments. Raises `Unclear` on a misspelt option or a value of the wrong kind."
@@ -458,7 +445,7 @@ def parse(argv:list, # words of the command line
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #c1c13629
+# %% ../nbs/14_cli.ipynb #e4929482
 def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
@@ -470,7 +457,7 @@ def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
-# %% ../nbs/14_cli.ipynb #4e22244b
+# %% ../nbs/14_cli.ipynb #a2627b6d
 def _lost_rank(e): # is this error the echo of another rank's end?
     return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
 
@@ -488,7 +475,7 @@ def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/14_cli.ipynb #172ca4f6
+# %% ../nbs/14_cli.ipynb #541ea944
 def main(argv:list|None=None, # words of the command line; None takes the process's
         )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."

@@ -41,25 +41,23 @@ def make_start(source, # `Source` of real images
 
 # %% ../nbs/16_experiments.ipynb #89540a9d
 def make_images(source, # `Source` of real images
-                teachers, # frozen `Teacher`, or a list of at least `row.committee`; the first makes the start
+                teacher, # frozen `Teacher`
                 row:Row, # what to make
                 ipc:int, # images per class
                 seed:int, # the run's seed
                 device, # where to compute; a `torch.device`
                 work=None, # directory for the synthesis to continue from
-                targets:dict|None=None, # real targets computed so far, by (teacher, view, layers, matcher); filled
+                targets:dict|None=None, # real targets computed so far, by (view, layers, matcher); filled
                )->tuple: # (DistilledSet, {'seconds', 'peak_bytes'}, empty where they cannot be told)
-    "Images of a row and what they cost. Raises `OgmError` when the row wants more teachers than there are."
-    teachers = teachers if isinstance(teachers, list) else [teachers]; start = make_start(source, teachers[0], row, ipc, seed, device)
+    "Images of a row and what they cost. Raises `OgmError` on settings that cannot be."
+    start = make_start(source, teacher, row, ipc, seed, device)
     if row.synthesis is None: return start, {}
-    if row.committee > len(teachers): raise OgmError(f'{row.title!r} has a committee of {row.committee}, and there are {len(teachers)} teachers')
-    s, targets, members = Settings(**row.synthesis), {} if targets is None else targets, teachers[:row.committee]; key = lambda t: (t.sha256(), s.view, s.layers, s.matcher)
-    for t in members:
-        if key(t) not in targets: targets[key(t)] = real_target(source.train, t, s.view, match_layers(t.net, s.matcher, s.layers), device=device, matcher=s.matcher)
+    s, targets = Settings(**row.synthesis), {} if targets is None else targets; key = s.view, s.layers, s.matcher
+    if key not in targets: targets[key] = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     resumed = work and (Path(work)/'checkpoint.safetensors').exists()
     began = time.perf_counter()
-    ds = distill(source, members, start, target=[targets[key(t)] for t in members], device=device, seed=seed, work=work, **row.synthesis)
+    ds = distill(source, teacher, start, target=targets[key], device=device, seed=seed, work=work, **row.synthesis)
     return ds, {} if resumed else dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
 
 # %% ../nbs/16_experiments.ipynb #b2a8d505
@@ -69,7 +67,7 @@ def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
 def run_row(name:str, # see `find_row`
             source, # `Source` of real images
-            teacher, # `Teacher`, or a list for rows that want a committee
+            teacher, # frozen `Teacher`
             ipc:int, # images per class
             out, # directory of JSON files
             *,
@@ -81,23 +79,21 @@ def run_row(name:str, # see `find_row`
             eval_every:int=100, # epochs between looks at the validation images; the last epoch always
             seed:int=0, # of start and synthesis
             device=None, # where
-            targets:dict|None=None, # real targets, shared between rows
+            targets:dict|None=None, # real targets of this teacher, shared between rows
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe."
-    teachers = teacher if isinstance(teacher, list) else [teacher]; teacher = teachers[0]
     device, row, arch = pick_device(device), find_row(name), arch or teacher.arch
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
-    ds, cost = make_images(source, teachers, row, ipc, seed, device, images, targets)
+    ds, cost = make_images(source, teacher, row, ipc, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
     if rank() == 0: ds.save(images/'set', overwrite=True)
     shown = unfold(ds) if row.unfold else ds
     score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l))
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
-    about = lambda t: dict(arch=t.arch, accuracy=t.accuracy, sha256=t.sha256())
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, committee=[about(t) for t in teachers[1:row.committee]], source=source.name,
-                     n_train=len(source.train), n_val=len(source.val), teacher=about(teacher), cost=cost,
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, source=source.name,
+                     n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
                      bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
     return res
@@ -165,21 +161,17 @@ def hold_out(source, # `Source`
     train, val = stratified(source.train, share)
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
-# %% ../nbs/16_experiments.ipynb #68caf48d
-def _teachers(src, n, arch, work, given, epochs, seed, device): # a list of n, or of those that are given
-    if given: return [load_teacher(f, src, device=device) for f in given.split(',')]
-    return [get_teacher(src, '', arch, epochs, seed, device, work, k) for k in range(n)]
-
+# %% ../nbs/16_experiments.ipynb #163d2688
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
-# %% ../nbs/16_experiments.ipynb #e0e4ecc8
+# %% ../nbs/16_experiments.ipynb #68caf48d
 def run_table(data:str='digits', # as for `ogm distill`
               out:str='results', # directory of JSON files
               rows:str='random,rded,ogm', # names, separated by commas, or by ';' when one carries changes
               ipc:str='10', # images per class, e.g. '1,10,50'
               arch:str='convnet3-w32', # teacher
               students:str='', # students, separated by commas; empty: as the teacher
-              teacher:str='', # ready teacher files, separated by commas; empty: train as many as the rows need
+              teacher:str='', # ready teacher file; empty: one is trained, and kept as a run keeps its own
               teacher_epochs:int=None, # passes of a teacher that is trained here; None: by the number of images
               epochs:int=None, # of a student; None: the recipe's
               seeds:int=3, # students for each entry
@@ -192,14 +184,14 @@ def run_table(data:str='digits', # as for `ogm distill`
              ):
     "Run every row that has no file yet."
     src, dev, out, targets, rows = hold_out(open_source(data), holdout), pick_device(device), Path(out), {}, _names(rows)
-    ts = _teachers(src, max([find_row(r).committee for r in rows], default=1), arch, out/'work', teacher, teacher_epochs, seed, dev); print(src, *ts, sep='\n', flush=True)
+    t = load_teacher(teacher, src, device=dev) if teacher else get_teacher(src, '', arch, teacher_epochs, seed, dev, out/'work'); print(src, t, sep='\n', flush=True)
     for n in map(int, ipc.split(',')):
         for name in rows:
-            for student in students.split(',') if students else [ts[0].arch]:
-                r = run_row(name, src, ts, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
+            for student in students.split(',') if students else [t.arch]:
+                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #ad976e32
+# %% ../nbs/16_experiments.ipynb #3d14bf08
 def run_curves(data:str='digits', # training images, as for `ogm distill`
                val:str='', # take the validation images from here; empty: from `data`
                out:str='results/curves', # directory of JSON files
@@ -224,7 +216,7 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
             c = run_curve(n, src, out, arch=arch, ipc=ipc, seeds=seeds, epochs=epochs, peek=peek, eval_every=eval_every, device=dev)
             if rank() == 0: print(n, *(f"{100*r['last']:.1f}" if r['last'] is not None else 'not finite' for r in c['runs']), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #bc6fee38
+# %% ../nbs/16_experiments.ipynb #ad976e32
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('experiments.py'):
     from fastcore.script import anno_parser
     f = run_curves if sys.argv[1:2] == ['curves'] else run_table

@@ -110,13 +110,13 @@ def gather_rows(t:torch.Tensor, # (own rows, ...)
     return torch.cat([p if r < short or not short else p[:most-1] for r, p in enumerate(parts)])
 
 # %% ../nbs/12_synthesis.ipynb #51b1659a
-def _member(teacher, target, s, device): # (teacher, its layers, its oriented target), checked
-    layers = match_layers(teacher.to(device).net, s.matcher, s.layers)
+def _fitting(teacher, target, s, device): # (the layers of the teacher that are matched, their oriented target), checked
+    layers = match_layers(teacher.net, s.matcher, s.layers)
     if missing := [n for n in layers if n not in target]: raise OgmError(f'the real target lacks layer {missing[0]!r}: compute it with the same layers')
     if odd := [n for n, m in layers.items() if target[n].shape != matrix_shape(m, s.view, s.matcher)]:
         raise OgmError(f'the real target has another shape than layer {odd[0]!r}: compute it again, with this teacher, this view and this matcher')
     if bad := [n for n in layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
-    return teacher, layers, orient({n: target[n].to(device) for n in layers}, s.eps, s.orthogonal and s.matcher != 'bn')
+    return layers, orient({n: target[n].to(device) for n in layers}, s.eps, s.orthogonal and s.matcher != 'bn')
 
 def _checked(novices, s, start): # whose gradients fit into memory
     k, weights = min(s.batch*world_size(), math.ceil(len(start.labels.unique())*s.eta_share)), sum(m.weight.numel() for m in _compared(novices.at(0), s).values())
@@ -126,43 +126,22 @@ def _checked(novices, s, start): # whose gradients fit into memory
 def _compared(net, s): # the layers of a novice whose gradients are compared
     layers = weight_layers(net, s.layers); return dict(list(layers.items())[-s.eta_layers:])
 
-def _listed(x): return list(x) if isinstance(x, (list, tuple)) else [x]
-
 # %% ../nbs/12_synthesis.ipynb #567fb22a
 class Synthesis:
-    "One run of Algorithm 2: call `step` until `done`. See `distill` for the way to use it. Raises `OgmError` when a target does not fit its teacher, or teachers do not fit each other."
-    def __init__(self, teacher, # frozen `Teacher`, its classes in the order of the labels; or a list of them, a committee
+    "One run of Algorithm 2: call `step` until `done`. See `distill` for the way to use it. Raises `OgmError` when the target does not fit the teacher, and when novices are weighed and missing."
+    def __init__(self, teacher, # frozen `Teacher`, its classes in the order of the labels
                  start, # `DistilledSet` to begin from
-                 target, # name -> pseudo-gradient of the real set, not yet orthogonalised; of a committee: a list, one for each
+                 target, # name -> pseudo-gradient of the real set, not yet orthogonalised
                  settings:Settings, # what to do
                  device, # where
                  novices=None): # `Novices`, for `settings.eta`
-        teachers, targets = _listed(teacher), _listed(target)
-        if not teachers or len(teachers) != len(targets): raise OgmError(f'{len(teachers)} teachers and {len(targets)} real targets: give one target for each teacher')
-        if len({t.size for t in teachers}) > 1: raise OgmError(f'the teachers of a committee have images of {sorted({t.size for t in teachers})} px: train them at the same size')
-        self.members = [_member(t, g, settings, device) for t, g in zip(teachers, targets)]
+        self.teacher = teacher.to(device); self.layers, self.target = _fitting(teacher, target, settings, device)
         if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass `Novices`, or leave eta at 0')
         self.novices = _checked(novices, settings, start) if settings.eta else None
-        self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teachers[0].bounds()
-        self.b, self.t, self.past, self.log, self.finished = 1, 0, [None]*len(teachers), [], []
+        self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teacher.bounds()
+        self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
         self.load_batch()
 
-    @property
-    def turn(self)->int: # 0 .. members - 1
-        "Which member judges the next step."
-        return self.t % len(self.members)
-    @property
-    def teacher(self)->object: # a `Teacher`
-        "The member whose turn it is."
-        return self.members[self.turn][0]
-    @property
-    def layers(self)->dict: # name -> layer
-        "Its layers that are matched."
-        return self.members[self.turn][1]
-    @property
-    def target(self)->dict: # name -> (r, c) matrix
-        "Its target, oriented."
-        return self.members[self.turn][2]
     @property
     def size(self)->int: # images in a whole batch, over all ranks
         "The number of images that share a step."
@@ -182,7 +161,7 @@ def _load_batch(self):
     rows = slice((self.b-1)*self.size, self.b*self.size)
     images, labels = self.start.images[rows], self.start.labels[rows].to(self.device)
     self.n, self.own = len(images), own_rows(len(images))
-    self.x = self.members[0][0].normalize(images[self.own].to(self.device)).requires_grad_()
+    self.x = self.teacher.normalize(images[self.own].to(self.device)).requires_grad_()
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
 Synthesis.load_batch = _load_batch
@@ -193,23 +172,22 @@ def _views(self, t):
     boxes, flips = draw_views(self.n, self.x.shape[-1], self.start.factor if self.s.patch_views else 1, self.s.scale, rng(self.s.seed, 'views', self.b, t))
     return look(self.x, boxes[self.own], flips[self.own])
 
-def _units(self, views, teacher): # from those of the first member to those of `teacher`
-    first, row = self.members[0][0], lambda v: views.new_tensor(v).view(3, 1, 1)
-    if (teacher.mean, teacher.std) == (first.mean, first.std): return views
-    return (views*row(first.std) + row(first.mean) - row(teacher.mean))/row(teacher.std)
-
 def _gradients(self, t=None, views=None):
-    "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for the views and the teacher of step `t`, by default the present one."
-    t = self.t if t is None else t; (teacher, layers, _), past = (of[t % len(self.members)] for of in (self.members, self.past))
-    with watch(layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = teacher(_units(self, self.views(t) if views is None else views, teacher))
+    "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for the views of step `t`, by default the present one."
+    views = self.views(self.t if t is None else t) if views is None else views
+    with watch(self.layers, self.s.view if self.s.matcher == 'pseudo' else None) as seen: logits = self.teacher(views)
     ce = F.cross_entropy(logits, self.y, reduction='sum') if self.s.matcher == 'true' else None
-    G = share_sums(measure(self.s.matcher, seen, layers, self.s.view, ce, create_graph=True)); seen.clear()
+    G = share_sums(measure(self.s.matcher, seen, self.layers, self.s.view, ce, create_graph=True)); seen.clear()
     for n in G: G[n] = G[n]/self.n # one after another, so that they are never in memory twice
-    return logits, (running_mean(G, past, self.b) if self.s.history else G)
+    return logits, (running_mean(G, self.past, self.b) if self.s.history else G)
 
 Synthesis.views, Synthesis.gradients = _views, _gradients
 
 # %% ../nbs/12_synthesis.ipynb #5ce60bc4
+def _units(x, old, new): # from how the one normalises to how the other does
+    row = lambda v: x.new_tensor(v).view(3, 1, 1)
+    return x if (old.mean, old.std) == (new.mean, new.std) else (x*row(old.std) + row(old.mean) - row(new.mean))/row(new.std)
+
 def _cells(x, f): # every cell of every mosaic, enlarged
     return x if f == 1 else resize(unstitch(x, f), x.shape[-1])
 
@@ -232,7 +210,7 @@ def some_classes(classes:torch.Tensor, # (c,) int64
 def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
     net = self.novices.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
     classes = some_classes(self.labels.unique(), self.s.eta_share, self.s.seed, self.b, self.t); now = torch.isin(self.y, classes)
-    f = self.start.factor if self.s.patch_views else 1; cells, y = _cells(_units(self, self.x[now], self.novices), f), self.y[now].repeat_interleave(f*f)
+    f = self.start.factor if self.s.patch_views else 1; cells, y = _cells(_units(self.x[now], self.teacher, self.novices), f), self.y[now].repeat_interleave(f*f)
     G = share_sums(class_gradients(net, cells, y, classes, layers, create_graph=True))
     return class_distance(G, _real_gradients(self, net, layers, classes))
 
@@ -243,7 +221,7 @@ def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
     views = self.views(self.t); logits, G = self.gradients(views=views)
-    try: loss, ce, d = ogm_loss(logits, self.y, G, self.members[self.turn][2], self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True, consume=True)
+    try: loss, ce, d = ogm_loss(logits, self.y, G, self.target, self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True, consume=True)
     except OgmError as e: raise OgmError(self.diagnose() or str(e)) from e
     if self.novices: loss = loss + self.s.eta*self.class_term()
     self.adam.zero_grad(); loss.backward()
@@ -260,15 +238,10 @@ def _diagnose(self): return next((self.where(f'in layer {n!r}') for n, g in self
 Synthesis.where, Synthesis.diagnose = _where, _diagnose
 
 # %% ../nbs/12_synthesis.ipynb #e78230f0
-def _histories(self): # a history for each member
-    K = len(self.members); first = max(self.t - K, 0)
-    past = {t % K: {n: g.detach() for n, g in self.gradients(t)[1].items()} for t in range(first, first + K)}
-    return [past[k] for k in range(K)]
-
 def _advance(self):
     "Close batch `b`: keep its images and, for the batches that follow, its share of the history; open the next."
-    if self.s.history and self.b < self.n_batches: self.past = _histories(self)
-    self.finished.append(self.members[0][0].denormalize(gather_rows(self.x.detach(), self.n)).cpu())
+    if self.s.history and self.b < self.n_batches: self.past = {n: g.detach() for n, g in self.gradients(max(self.t - 1, 0))[1].items()}
+    self.finished.append(self.teacher.denormalize(gather_rows(self.x.detach(), self.n)).cpu())
     self.b, self.t = self.b + 1, 0
     if not self.done: self.load_batch()
 
@@ -279,13 +252,13 @@ def _fingerprint(self):
     later = dict(matcher='pseudo', eta_layers=0, eta_share=1.) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
-    for t in (self.start.images, self.start.labels, *[g[n].cpu() for _, _, g in self.members for n in sorted(g)]): h.update(t.contiguous().numpy().tobytes())
-    return h.hexdigest() + ''.join(t.sha256()[:16] for t, *_ in self.members) + (self.novices.digest()[:16] if self.novices else '')
+    for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
+    return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '')
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
-    return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past{k or ""}.{n}': g for k, past in enumerate(self.past) for n, g in (past or {}).items()}
+    return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
 
 # %% ../nbs/12_synthesis.ipynb #d5663325
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
@@ -307,7 +280,7 @@ def _resume(self, work):
     if not isinstance(meta, dict) or meta.get('key') != self.key: raise OgmError(f'{str(file)!r} belongs to other settings or images: choose another --out or delete that file')
     self.finished = [_finished(work, b, self.key) for b in range(1, meta['b'])]
     self.b, self.t, self.log = meta['b'], meta['t'], meta['log']
-    self.past = [{n.partition('.')[2]: g for n, g in state.items() if n.startswith(f'past{k or ""}.')} or None for k in range(len(self.members))]
+    self.past = {n.partition('.')[2]: g for n, g in state.items() if n.startswith('past.')} or None
     if not self.done: self.restore(state)
 
 def _finished(work, b, key):
@@ -339,10 +312,10 @@ Synthesis.run = _run
 
 # %% ../nbs/12_synthesis.ipynb #a4a8dc5e
 def distill(source, # `Source` of real images
-            teacher, # `Teacher` trained on them, or a list of them that take turns
-            start:DistilledSet, # images to begin from: `rded`, `random_set` or `noise_set`
+            teacher, # `Teacher` trained on them
+            start:DistilledSet, # images to begin from: `rded`, `herding_set`, `random_set` or `noise_set`
             *,
-            target=None, # name -> pseudo-gradient of the real set, of several teachers a list; None computes it
+            target=None, # name -> pseudo-gradient of the real set; None computes it
             work=None, # directory for checkpoints; None keeps none
             every:int=100, # steps between checkpoints
             log:list|None=None, # filled with [batch, step, cross-entropy, distance]
@@ -350,13 +323,13 @@ def distill(source, # `Source` of real images
             **settings, # see `Settings`
            )->DistilledSet: # the synthetic images
     "Orthogonal Gradient Matching (Algorithm 2). Raises `OgmError` on mismatched classes or sizes and on numbers that are not finite."
-    device, s, teachers = pick_device(device), Settings(**settings), [t.aligned(source) for t in _listed(teacher)]
+    device, s, teacher = pick_device(device), Settings(**settings), teacher.aligned(source)
     if list(start.classes) != list(source.classes): raise OgmError(f'the start has classes {start.classes[:3]}…, the source {source.classes[:3]}…: make the start from this source')
-    if odd := [t.size for t in teachers if t.size != start.size]: raise OgmError(f'the start has images of {start.size} px, the teacher wants {odd[0]} px')
+    if teacher.size != start.size: raise OgmError(f'the start has images of {start.size} px, the teacher wants {teacher.size} px')
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
-    if target is None: target = [real_target(source.train, t, s.view, match_layers(t.net, s.matcher, s.layers), device=device, matcher=s.matcher) for t in teachers]
-    young = Novices(source, teachers[0].arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
-    run = Synthesis(teachers, start, target, s, device, young)
+    if target is None: target = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
+    young = Novices(source, teacher.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
+    run = Synthesis(teacher, start, target, s, device, young)
     if work: run.resume(work)
     run.run(work, every)
     if log is not None: log.extend(run.log)
@@ -364,7 +337,7 @@ def distill(source, # `Source` of real images
     config = dict(start.config, method='ogm', synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {})
     return dataclasses.replace(start, images=torch.cat(run.finished), config=config)
 
-# %% ../nbs/12_synthesis.ipynb #45991dcb
+# %% ../nbs/12_synthesis.ipynb #6217ee5a
 @dataclass(frozen=True)
 class Row:
     "One line of a table: a start and what is done with it."
@@ -373,7 +346,6 @@ class Row:
     synthesis:dict|None=None # fields of `Settings`; None: the start itself
     title:str='' # how the row is called
     unfold:bool=False # the student sees each cell of a mosaic as an image of its own
-    committee:int=1 # teachers that take turns in the synthesis
 
 STARTS = 'rded', 'random', 'herding', 'noise'
 
@@ -396,7 +368,7 @@ ROWS = {
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
-# %% ../nbs/12_synthesis.ipynb #9d6a4e4c
+# %% ../nbs/12_synthesis.ipynb #b22cf4d0
 def find_row(name:str, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'
             )->Row: # the row
     "A named row, with settings changed after a colon. Raises `OgmError` on unknown names and fields."

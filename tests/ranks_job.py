@@ -27,7 +27,6 @@ class DoubleNovices(Novices):
 def pixels(teacher, start, target, batch, iters, kind=Synthesis, novices=None, **settings):
     "Pixels of all batches in units of 0..1, before they are rounded to bytes."
     run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters, **settings), 'cpu', novices), []
-    if isinstance(teacher, list): teacher = teacher[0]
     while not run.done:
         run.step()
         if run.t == iters:
@@ -61,10 +60,8 @@ def compute(work):
     for _ in range(7): half.step()
     half.save(work/f'half{world_size()}'); r['real target'], r['first'] = T, first.images                    # to be continued on another number of ranks
     r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
-    two = [untrained(col, seed) for seed in (0, 1)]
-    T2 = [{n: v.double() for n, v in real_target(col.train, m).items()} for m in two]
-    r['committee'] = pixels([m.double() for m in two], first, T2, 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1.) # batches of 20 and 10
-    r['few classes'] = pixels(untrained(col).double(), first, T2[0], 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., eta_layers=1, eta_share=.2) # a rank often has no image of the two
+    young = lambda **kw: pixels(t.double(), first, {n: G.double() for n, G in T.items()}, 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., **kw) # batches of 20 and 10
+    r['novices'], r['few classes'] = young(), young(eta_layers=1, eta_share=.2) # of two classes a rank often has no image
     r['herding'] = herding_set(src, teacher, 3, factor=2, device='cpu').images
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)

@@ -108,7 +108,7 @@ def test_a_run_and_what_can_be_done_with_it(run, tmp_path):
     code, out, err = ogm('show', run, run, '--out', tmp_path/'both.png'); assert code == 0 and Image.open(tmp_path/'both.png').size[0] > 50, err
 
 def test_mosaics_patch_by_patch(images, tmp_path):
-    assert ogm(*distil(images, tmp_path/'run', '--factor', 2, '--init', 'random', '--committee', 2))[0] == 0 and (tmp_path/'run'/'work'/'teacher-1.safetensors').exists()
+    assert ogm(*distil(images, tmp_path/'run', '--factor', 2, '--init', 'random'))[0] == 0
     code, out, err = ogm('evaluate', tmp_path/'run', '--seeds', '1', '--epochs', '1', '--unfold', '--device', 'cpu'); assert code == 0, err
     assert json.loads((tmp_path/'run'/'scores'/'ogm-basic-hard-convnet1-w4-1-unfolded.json').read_text())['n_train'] == 8
 
