@@ -7,13 +7,14 @@ __all__ = ['COMMANDS', 'remember', 'kept', 'get_teacher', 'get_start', 'get_targ
            'distill', 'evaluate', 'train', 'draw_sets', 'show', 'demo', 'usage', 'Unclear', 'parse', 'main']
 
 # %% ../nbs/14_cli.ipynb #05e24549
-import contextlib, inspect, math, os, re, signal, sys
+import contextlib, dataclasses, inspect, math, os, re, signal, sys
 from pathlib import Path
 from fastcore.script import Param
 
 # %% ../nbs/14_cli.ipynb #eab94c4f
 def remember(run, # run directory
              settings:dict, # JSON-ready; what decides the result
+             younger:dict|None=None, # what a run that does not mention a setting had for it
             ): # returns nothing
     "Compare `settings` with those that the kept steps were made with, or note them. Raises `OgmError` naming the ones that differ."
     from ogm.core import OgmError, rank, read_json, write_json
@@ -21,6 +22,7 @@ def remember(run, # run directory
     if file.exists() and any(p.name != file.name for p in file.parent.iterdir()):
         old = read_json(file)
         if not isinstance(old, dict): raise OgmError(f'{str(file)!r} is damaged: choose another --out, or delete {str(file.parent)!r} to begin anew')
+        old = (younger or {}) | old
         if diff := [k for k in settings if old.get(k) != settings[k]]:
             was = ', '.join(f'{k} {old.get(k)!r} (now {settings[k]!r})' for k in diff)
             raise OgmError(f'{str(run)!r} was begun with {was}{" (of all devices together)"*("batch" in diff)}: choose another --out, or give the same settings to continue')
@@ -102,7 +104,15 @@ def get_target(source, # `Source` of real images
     return out
 
 # %% ../nbs/14_cli.ipynb #152f7837
-def _possible(source, init, ipc, factor): # as far as the images tell, before the teacher is trained
+def _arch(arch, size): return arch or ('convnet3' if size <= 64 else 'resnet18')
+
+def _trainable(source, arch, s, init): # whether such a teacher will do for what is asked, before it is trained
+    from ogm.core import world_size; from ogm.gradients import match_layers; from ogm.models import Teacher, build; from ogm.rded import penultimate; from ogm.synthesis import fits_memory; import torch
+    net = build(arch, source.n_classes, source.size).eval(); match_layers(net, s.matcher, s.layers)
+    if s.eta: fits_memory(net, min(s.batch*world_size(), source.n_classes), s)
+    if init == 'herding': penultimate(Teacher(net, arch, source.size, (.5,)*3, (.5,)*3, source.classes), torch.zeros(1, 3, source.size, source.size))
+
+def _possible(source, init, ipc, factor): # as far as the images tell
     from ogm.core import OgmError
     if init not in (kinds := ('rded', 'herding', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
     if factor is not None and factor < 1: raise OgmError(f'factor is {factor}: give a whole number from 1')
@@ -133,17 +143,19 @@ def run_distill(source, # `Source` of real images
     from ogm.core import OgmError, barrier, rank, world_size
     from ogm.distilled import finished
     from ogm.synthesis import Settings, distill
-    import dataclasses
     out, s = Path(out), Settings(seed=seed, **settings)
     if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     if overwrite and finished(out) and rank() == 0: _clear(out)
     barrier(); work = out/'work'; _possible(source, init, ipc, factor)
-    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size()))
+    if not teacher: _trainable(source, _arch(arch, source.size), s, init)
+    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold), younger=dict(dataclasses.asdict(Settings()), unfold=False))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work)
-    target = get_target(source, t, s.view, s.layers, device, work, s.matcher)
-    ds = distill(source, t, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
+    if s.iters:
+        target = get_target(source, t, s.view, s.layers, device, work, s.matcher)
+        ds = distill(source, t, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
+    else: ds = dataclasses.replace(start, config=start.config | dict(method=init)) # nothing to do: it is the start
     ds.config |= dict(seed=seed, data=data, source=source.name, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy)) | (dict(unfold=True) if unfold else {})
     if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
@@ -181,7 +193,7 @@ def _plan_teacher(source, few, teacher, arch, epochs, device, workers): # -> (a 
         part = few.subset(range(min(len(few), r.batch_size)))
         return _clock(lambda: train(build_seeded(t.arch, C, size), part, r, mean=t.mean, std=t.std, size=size, epochs=1, device=device, workers=0), device)*r.batch_size/len(part)/workers
     if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); return t, (f'{t.arch} is given', 0, 0.)
-    arch = arch or ('convnet3' if size <= 64 else 'resnet18'); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
+    arch = _arch(arch, size); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
     e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size)
     return t, (f'{arch}, {e} epochs of {n:,} images', e*steps, e*steps*step_of(t))
 
@@ -204,9 +216,9 @@ def plan_road(source, # `Source`
     split, C, W = source.train, source.n_classes, world_size(); n, size = len(split), source.size
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
     t, row = _plan_teacher(source, few, teacher, arch, epochs, device, workers); rows = dict(teacher=row)
-    young = Novices(source, t.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
+    young = Novices(dataclasses.replace(source, size=t.size), t.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
     for k in range(s.novices if young else 0): young.at(k) # their youth is not a step's usual cost
-    size, look = t.size, max(300, ipc*(factor or default_factor(t.size))**2); cell = size//(factor or default_factor(size))
+    size = t.size; factor = factor or (default_factor(size) if init == 'rded' else 1); look, cell = max(300, ipc*factor**2), size//factor
     if init == 'rded':
         some, looked = torch.arange(min(n, 64)), int(torch.bincount(split.labels, minlength=C).clamp(max=look).sum())
         score = lambda: [realism(t, c.flatten(0, 1), torch.zeros(len(c)*5, dtype=torch.long)) for c in crop_batches(split, some, cell, 32, 5, 0, t.device, 0)]
@@ -218,7 +230,7 @@ def plan_road(source, # `Source`
     layers, kw = match_layers(t.net, s.matcher, s.layers), dict(device=device, matcher=s.matcher); target = real_target(few, t, s.view, layers, **kw)
     rows['target'] = f'{n:,} images, {len(layers)} layers', math.ceil(n/256), _clock(lambda: real_target(few, t, s.view, layers, **kw), device)*n/len(few)/workers
     N, whole = ipc*C, s.batch*W; m = min(N, whole); x = torch.cat([b for b, _ in few.batches(size, 64)])[torch.arange(m) % len(few)]
-    run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor or default_factor(size)), target, s, device, young)
+    run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor), target, s, device, young)
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
@@ -246,7 +258,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             eta_layers:int=0, # of how many of their last layers the gradients are compared; 0: all
             eta_share:float=1., # share of the classes that a step compares
             init:str='rded', # start from: rded, herding, random, noise
-            factor:int=None, # patches a side of each image; None: 2 from 128 px, else 1
+            factor:int=None, # patches a side of each image; None: with rded 2 from 128 px, else 1
             iters:int=1000, # Adam steps a batch
             batch:int=100, # images a batch and device
             lr:float=0.05, # Adam's step length
@@ -270,7 +282,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, device=dev)
         settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, view=view, eps=eps, orthogonal=orthogonal, history=history)
-        unfold = preset and _preset(preset, road, settings) # before the images, which may be many
+        unfold = bool(preset and _preset(preset, road, settings)) # before the images, which may be many
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         if plan:
             from ogm.synthesis import Settings
@@ -279,14 +291,18 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
         _say(f'{ds}\nwritten to {out}')
 
 # %% ../nbs/14_cli.ipynb #ffd3b311
-def _preset(name, road, settings): # fill in what it says, and return whether students should see each cell by itself
+def _said_twice(name, given): # refuse options that speak of what the preset is about; return what it says, and the row
     from ogm.core import OgmError
-    from ogm.synthesis import find_row
-    row = find_row(name); usual = {k: p.default for k, p in inspect.signature(distill).parameters.items()}
-    says = dict(init=row.init, factor=row.factor) | (dict(iters=0) if row.synthesis is None else row.synthesis)
-    for given in (road, settings):
-        for k, v in given.items():
-            if k in says and v != usual[k]: raise OgmError(f'--{k} {v} beside --preset {name}: write --preset {name}{"," if ":" in name else ":"}{k}={v}')
+    from ogm.synthesis import Settings, find_row
+    row = find_row(name); says = dict(init=row.init, factor=row.factor) | (dict(iters=0) if row.synthesis is None else row.synthesis)
+    for k, v in given.items():
+        if k in says and k != 'iters' or k in (row.synthesis or {}): raise OgmError(f'--{k} {v} beside --preset {name}: say it in the preset, as in {name.partition(":")[0]}:{k}={v}')
+        if row.synthesis is None and k in vars(Settings()) and k != 'seed': raise OgmError(f'--{k} {v} has no meaning beside --preset {name}, which has no synthesis')
+    return says, row
+
+def _preset(name, road, settings): # fill in what it says, and return whether students should see each cell by itself
+    usual = {k: p.default for k, p in inspect.signature(distill).parameters.items()}
+    says, row = _said_twice(name, {k: v for k, v in (road | settings).items() if k in usual and v != usual[k]})
     road |= {k: v for k, v in says.items() if k in road}; settings |= {k: v for k, v in says.items() if k not in road}
     return row.unfold
 
@@ -443,9 +459,17 @@ def parse(argv:list, # words of the command line
     p.error = error
     p.add_argument('--debug', action='store_true', help='show the traceback of a failure')
     kw = vars(p.parse_args(argv[1:])); debug = kw.pop('debug')
+    if kw.get('preset'): _typed_twice(kw['preset'], p, argv[1:])
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 
-# %% ../nbs/14_cli.ipynb #e4929482
+# %% ../nbs/14_cli.ipynb #c1c13629
+def _typed_twice(preset, parser, words):
+    import argparse; from ogm.core import OgmError
+    unset = object(); typed = vars(parser.parse_args(words, argparse.Namespace(**{a.dest: unset for a in parser._actions})))
+    try: _said_twice(preset, {k: v for k, v in typed.items() if v is not unset and k not in ('preset', 'seed')})
+    except OgmError as e: raise Unclear(e) from e
+
+# %% ../nbs/14_cli.ipynb #a2627b6d
 def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
@@ -457,7 +481,7 @@ def _fail(text, code, debug):
     if debug: raise
     print(f'ogm: {" ".join(str(text).split())}', file=sys.stderr); return code
 
-# %% ../nbs/14_cli.ipynb #a2627b6d
+# %% ../nbs/14_cli.ipynb #541ea944
 def _lost_rank(e): # is this error the echo of another rank's end?
     return int(os.environ.get('WORLD_SIZE', 1)) > 1 and any(w in str(e) for w in ('Connection closed', 'Connection reset', 'connection', 'NCCL', 'Broken pipe', 'gloo'))
 
@@ -475,7 +499,7 @@ def _terminable(): # SIGTERM is treated as Ctrl-C, where nothing better listens
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/14_cli.ipynb #541ea944
+# %% ../nbs/14_cli.ipynb #1d9fadee
 def main(argv:list|None=None, # words of the command line; None takes the process's
         )->int: # exit code: 0, or 2 for a mistake, 130 when stopped, 1 for an error of ours
     "The `ogm` command. A mistake in the input is one line on stderr and code 2; `--debug` shows the traceback."

@@ -132,6 +132,7 @@ def card(ds, # a `DistilledSet`
                 configs=[dict(config_name='default', data_files=[dict(split='train', path='data/train.parquet')])])
     rows = '\n'.join(f'| {i} | {_md(c)} | {_md(j)} |' for i, (c, j) in enumerate(zip(ds.classes, ds.ids or ['–']*len(ds.classes))))
     grid = f' Each image is a grid of {ds.factor} × {ds.factor} patches.' if ds.factor > 1 else ''
+    if ds.config.get('unfold') is True: grid += ' It was made for students that see each patch by itself, enlarged to the side of the image.'
     made = json.dumps({k: v for k, v in ds.config.items() if isinstance(v, (str, int, float, bool))}).replace('`', "'")
     r = lambda t: '[' + ', '.join(f'{v:.4f}' for v in t) + ']'
     return CARD.format(yaml=json.dumps(head, indent=1), title=_md(title), n=len(ds), size=ds.size, ipc=ds.ipc, c=len(ds.classes),

@@ -65,6 +65,12 @@ RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
 def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
+def _other(old, row, seed): # the first thing in which a file differs from its row today; '' when nothing does
+    full = lambda s: s if s is None else json.loads(json.dumps(dataclasses.asdict(Settings(**s))))
+    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, synthesis=full(row.synthesis), seed=seed)
+    was = {k: full(old[k]) if k == 'synthesis' else old[k] for k in now if k in old}
+    return next((k for k in was if was[k] != now[k]), '')
+
 def run_row(name:str, # see `find_row`
             source, # `Source` of real images
             teacher, # frozen `Teacher`
@@ -81,9 +87,10 @@ def run_row(name:str, # see `find_row`
             device=None, # where
             targets:dict|None=None, # real targets of this teacher, shared between rows
            )->dict: # what the file holds
-    "One row of a table: images, their cost, and a score for each labels x recipe."
+    "One row of a table: images, their cost, and a score for each labels x recipe. Raises `OgmError` when the file of that name was made with other settings."
     device, row, arch = pick_device(device), find_row(name), arch or teacher.arch
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
+    if odd := _other(old, row, seed): raise OgmError(f'{str(file)!r} was made with another {odd} under the same name: choose another --out, or remove it')
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
     ds, cost = make_images(source, teacher, row, ipc, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
@@ -98,7 +105,7 @@ def run_row(name:str, # see `find_row`
     if rank() == 0: write_json(file, res)
     return res
 
-# %% ../nbs/16_experiments.ipynb #b979ee76
+# %% ../nbs/16_experiments.ipynb #78150afe
 def read_rows(out, # directory of JSON files
               ipc:int|None=None, # only this many images per class
              )->list: # of dicts, in the order of `ROWS`
@@ -108,13 +115,13 @@ def read_rows(out, # directory of JSON files
     rows = [r for r in rows if ipc in (None, r['ipc'])]
     return sorted(rows, key=lambda r: (r['ipc'], order.get(r['row'].partition(':')[0], 99), r['row']))
 
-# %% ../nbs/16_experiments.ipynb #78150afe
+# %% ../nbs/16_experiments.ipynb #fb3fc4b1
 def scores_of(row:dict, # from `read_rows`
              )->dict: # 'hard, ogm-muon' -> Score
     "The scores of a row by labels and recipe."
     return {f"{s['labels']}, {s['recipe']}": Score(**s) for s in row['scores']}
 
-# %% ../nbs/16_experiments.ipynb #c137b96e
+# %% ../nbs/16_experiments.ipynb #b6fb6bfe
 def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint, device):
     few, C = source.train.sample(ipc, seed) if ipc else source.train, source.n_classes
     net, look = build_seeded(arch, C, source.size, seed), source.val.sample(max(1, peek//C)) if peek else source.val
@@ -125,7 +132,7 @@ def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint,
         return dict(seed=seed, failed=str(e), last=None)
     return dict(seed=seed, n_train=len(few), loss=h.loss, at=h.at, acc=h.acc, last=accuracy(net, source.val, **kw) if peek else h.last)
 
-# %% ../nbs/16_experiments.ipynb #0dba5684
+# %% ../nbs/16_experiments.ipynb #8fd7ef2e
 def run_curve(name:str, # a recipe, with changes if you like
               source, # `Source` of real images
               out, # directory of JSON files
@@ -151,7 +158,7 @@ def run_curve(name:str, # a recipe, with changes if you like
         if rank() == 0: write_json(file, provenance(**setup, runs=list(runs.values()))); ckpt.unlink(missing_ok=True)
     return read_json(file) if rank() == 0 else dict(setup, runs=list(runs.values()))
 
-# %% ../nbs/16_experiments.ipynb #69dd9d44
+# %% ../nbs/16_experiments.ipynb #163d2688
 def hold_out(source, # `Source`
              share:float, # of the training images, 0 <= share < 1
             )->Source: # its training images are the rest, its validation images that share
@@ -161,10 +168,10 @@ def hold_out(source, # `Source`
     train, val = stratified(source.train, share)
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
-# %% ../nbs/16_experiments.ipynb #163d2688
+# %% ../nbs/16_experiments.ipynb #e0e4ecc8
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
-# %% ../nbs/16_experiments.ipynb #68caf48d
+# %% ../nbs/16_experiments.ipynb #3d14bf08
 def run_table(data:str='digits', # as for `ogm distill`
               out:str='results', # directory of JSON files
               rows:str='random,rded,ogm', # names, separated by commas, or by ';' when one carries changes
@@ -191,7 +198,7 @@ def run_table(data:str='digits', # as for `ogm distill`
                 r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #3d14bf08
+# %% ../nbs/16_experiments.ipynb #bc6fee38
 def run_curves(data:str='digits', # training images, as for `ogm distill`
                val:str='', # take the validation images from here; empty: from `data`
                out:str='results/curves', # directory of JSON files
@@ -216,7 +223,7 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
             c = run_curve(n, src, out, arch=arch, ipc=ipc, seeds=seeds, epochs=epochs, peek=peek, eval_every=eval_every, device=dev)
             if rank() == 0: print(n, *(f"{100*r['last']:.1f}" if r['last'] is not None else 'not finite' for r in c['runs']), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #ad976e32
+# %% ../nbs/16_experiments.ipynb #48685971
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('experiments.py'):
     from fastcore.script import anno_parser
     f = run_curves if sys.argv[1:2] == ['curves'] else run_table
