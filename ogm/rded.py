@@ -206,7 +206,7 @@ def _mosaics(split, chosen, ipc, factor, size): # whole images, uint8 (ipc*C, 3,
     for o, (x, _) in zip(order.split(256), split.batches(size//factor, 256, rows[order])): cells[o] = x
     return _fill(stitch(cells, factor), size)
 
-# %% ../nbs/09_rded.ipynb #ae04b5c9
+# %% ../nbs/09_rded.ipynb #c34c90d4
 def random_set(source, # `Source`: its training images
                ipc:int, # images per class
                factor:int=1, # real images a side; 2 packs four into one
@@ -222,7 +222,7 @@ def random_set(source, # `Source`: its training images
     config = dict(init='random', ipc=ipc, factor=factor, seed=seed, source=source.name)
     return DistilledSet(images, torch.arange(C).repeat(ipc), split.classes, source.ids, mean, std, factor, config)
 
-# %% ../nbs/09_rded.ipynb #c34c90d4
+# %% ../nbs/09_rded.ipynb #2cb260e5
 def noise_set(source, # `Source`: its classes
               ipc:int, # images per class
               factor:int=1, # only recorded: cells that the synthesis will tell apart
@@ -238,7 +238,7 @@ def noise_set(source, # `Source`: its classes
     config = dict(init='noise', ipc=ipc, factor=factor, seed=seed, source=source.name)
     return DistilledSet(images, torch.arange(C).repeat(ipc), source.classes, source.ids, mean, std, factor, config)
 
-# %% ../nbs/09_rded.ipynb #0d7d3f48
+# %% ../nbs/09_rded.ipynb #61ec3c41
 def herd(z:torch.Tensor, # (n, d) features of one class
          k:int, # how many to choose
         )->torch.Tensor: # (k,) int64, the most typical first
@@ -249,7 +249,7 @@ def herd(z:torch.Tensor, # (n, d) features of one class
         chosen.append(int((2*(z @ total) + sizes).where(left, torch.inf).argmin())); left[chosen[-1]] = False; total += z[chosen[-1]]
     return torch.tensor(chosen, dtype=torch.long)
 
-# %% ../nbs/09_rded.ipynb #31c2da9b
+# %% ../nbs/09_rded.ipynb #7fb1c83a
 def penultimate(teacher, # frozen `Teacher`
                 x:torch.Tensor, # (n, 3, s, s) normalised images
                )->torch.Tensor: # (n, d)
@@ -273,7 +273,7 @@ def _herded(split, teacher, rows, cell, need, batch_size, workers): # of each cl
     z = torch.cat(z)[order.argsort()].split([len(r) for r in rows])
     return [r[herd(own, min(need, len(r)))] for r, own in zip(rows, z)]
 
-# %% ../nbs/09_rded.ipynb #7fb1c83a
+# %% ../nbs/09_rded.ipynb #d3ff500a
 def herding_set(source, # `Source`: its training images
                 teacher, # frozen `Teacher`; its classes are matched with the source's
                 ipc:int, # images per class
