@@ -166,9 +166,9 @@ def load_tensors(path:str|Path, # file to read
 # %% ../nbs/00_core.ipynb #0882a2f0
 def debris(path:str|Path, # run directory
           )->list: # of `Path`, anywhere below it
-    "Temporary files and directories of `whole` that a killed process left below `path`."
+    "Temporary files and directories that a killed process left below `path`: those of `whole`, and those that safetensors writes beside them."
     names = ((d, n) for d, dirs, files in os.walk(path) for n in [*dirs, *files]) # os.walk bears with what vanishes meanwhile
-    return [Path(d)/n for d, n in names if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp', n)]
+    return [Path(d)/n for d, n in names if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp|\.tmp[0-9A-Za-z]{6}', n)]
 
 # %% ../nbs/00_core.ipynb #5d040ff2
 @contextlib.contextmanager
