@@ -168,10 +168,9 @@ def hold_out(source, # `Source`
     train, val = stratified(source.train, share)
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
-# %% ../nbs/16_experiments.ipynb #e0e4ecc8
+# %% ../nbs/16_experiments.ipynb #3d14bf08
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
-# %% ../nbs/16_experiments.ipynb #3d14bf08
 def run_table(data:str='digits', # as for `ogm distill`
               out:str='results', # directory of JSON files
               rows:str='random,rded,ogm', # names, separated by commas, or by ';' when one carries changes

@@ -55,7 +55,7 @@ class Settings:
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: see the settings of synthesis')
         if not self.eta and (odd := [k for k, v in YOUNG.items() if getattr(self, k) != v]): raise OgmError(f'{odd[0]} = {getattr(self, odd[0])} is of the novices, which have no weight: give --eta a value above 0')
 
-YOUNG = dict(novices=4, age=100, eta_layers=0, eta_share=1.) # what speaks of novices only, and its defaults
+YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share')} # what speaks of novices only, and its defaults
 
 def _is_pattern(v): # None, or a regular expression
     try: return v is None or isinstance(v, str) and bool(re.compile(v))
@@ -118,6 +118,13 @@ def _fitting(teacher, target, s, device): # (the layers of the teacher that are 
     if bad := [n for n in layers if not target[n].isfinite().all()]: raise OgmError(f'the real target is not a number in layer {bad[0]!r}: compute it again')
     return layers, orient({n: target[n].to(device) for n in layers}, s.eps, s.orthogonal and s.matcher != 'bn')
 
+# %% ../nbs/12_synthesis.ipynb #c6e94984
+def _parts(classes, share): # how many turns it takes until each of so many classes has had its own
+    return max(1, min(classes, round(1/share)))
+
+def _compared(net, s): # the layers of a novice whose gradients are compared
+    layers = weight_layers(net, s.layers); return dict(list(layers.items())[-s.eta_layers:])
+
 def fits_memory(net, # a novice, or its like
                 classes:int, # of a batch
                 s:Settings, # how many of them, and of its layers, are compared
@@ -126,13 +133,7 @@ def fits_memory(net, # a novice, or its like
     k, weights = -(-classes//_parts(classes, s.eta_share)), sum(m.weight.numel() for m in _compared(net, s).values())
     if 8*k*weights > 2**33: raise OgmError(f'the gradients of {k} classes by {weights:,} weights need {8*k*weights/2**30:.0f} GB a step: compare fewer layers (--eta_layers), fewer classes (--eta_share) or smaller batches')
 
-def _parts(classes, share): # how many turns it takes until each of so many classes has had its own
-    return max(1, min(classes, round(1/share)))
-
-def _compared(net, s): # the layers of a novice whose gradients are compared
-    layers = weight_layers(net, s.layers); return dict(list(layers.items())[-s.eta_layers:])
-
-# %% ../nbs/12_synthesis.ipynb #567fb22a
+# %% ../nbs/12_synthesis.ipynb #cfb9a79f
 class Synthesis:
     "One run of Algorithm 2: call `step` until `done`. See `distill` for the way to use it. Raises `OgmError` when the target does not fit the teacher, and when novices are weighed and missing."
     def __init__(self, teacher, # frozen `Teacher`, its classes in the order of the labels
@@ -162,7 +163,7 @@ class Synthesis:
         "Whether every batch has had its steps."
         return self.b > self.n_batches
 
-# %% ../nbs/12_synthesis.ipynb #cfb9a79f
+# %% ../nbs/12_synthesis.ipynb #6dc229ad
 def _load_batch(self):
     "Pixels, labels and a fresh Adam for batch `b`."
     rows = slice((self.b-1)*self.size, self.b*self.size)
@@ -173,7 +174,7 @@ def _load_batch(self):
 
 Synthesis.load_batch = _load_batch
 
-# %% ../nbs/12_synthesis.ipynb #6dc229ad
+# %% ../nbs/12_synthesis.ipynb #5ce60bc4
 def _views(self, t):
     "This rank's images as step `t` sees them."
     boxes, flips = draw_views(self.n, self.x.shape[-1], self.start.factor if self.s.patch_views else 1, self.s.scale, rng(self.s.seed, 'views', self.b, t))
@@ -190,7 +191,7 @@ def _gradients(self, t=None, views=None):
 
 Synthesis.views, Synthesis.gradients = _views, _gradients
 
-# %% ../nbs/12_synthesis.ipynb #5ce60bc4
+# %% ../nbs/12_synthesis.ipynb #798da8e0
 def _units(x, old, new): # from how the one normalises to how the other does
     row = lambda v: x.new_tensor(v).view(3, 1, 1)
     return x if (old.mean, old.std) == (new.mean, new.std) else (x*row(old.std) + row(old.mean) - row(new.mean))/row(new.std)
@@ -203,6 +204,7 @@ def _real_gradients(self, net, layers, classes): # of the examples of this step,
     G = class_gradients(net, self.novices.normalize(x[own]), y[own], classes, layers)
     return {n: sum_ranks(g.detach()) for n, g in G.items()}
 
+# %% ../nbs/12_synthesis.ipynb #f506547f
 def some_classes(classes:torch.Tensor, # (c,) int64
                  share:float, # 1, 1/2, 1/3, ...
                  seed:int, # of the order
@@ -214,6 +216,7 @@ def some_classes(classes:torch.Tensor, # (c,) int64
     order = torch.randperm(len(classes), generator=rng(seed, 'classes', b, turn)).to(classes.device)
     return classes[order[k::parts].sort().values]
 
+# %% ../nbs/12_synthesis.ipynb #e78230f0
 def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
     net = self.novices.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
     classes = some_classes(self.labels.unique(), self.s.eta_share, self.s.seed, self.b, self.t); now = torch.isin(self.y, classes)
@@ -223,7 +226,7 @@ def _class_term(self): # the distance of class-wise gradients, on the novice who
 
 Synthesis.class_term = _class_term
 
-# %% ../nbs/12_synthesis.ipynb #798da8e0
+# %% ../nbs/12_synthesis.ipynb #b34bb2cf
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
@@ -237,14 +240,14 @@ def _step(self):
     self.t += 1
     return ce.detach(), d.detach()
 
-# %% ../nbs/12_synthesis.ipynb #f506547f
+# %% ../nbs/12_synthesis.ipynb #d5663325
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self): return next((self.where(f'in layer {n!r}') for n, g in self.gradients()[1].items() if not g.isfinite().all()), None)
 
 Synthesis.where, Synthesis.diagnose = _where, _diagnose
 
-# %% ../nbs/12_synthesis.ipynb #e78230f0
+# %% ../nbs/12_synthesis.ipynb #3dff8831
 def _advance(self):
     "Close batch `b`: keep its images and, for the batches that follow, its share of the history; open the next."
     if self.s.history and self.b < self.n_batches: self.past = {n: g.detach() for n, g in self.gradients(max(self.t - 1, 0))[1].items()}
@@ -254,9 +257,9 @@ def _advance(self):
 
 Synthesis.step, Synthesis.advance = _step, _advance
 
-# %% ../nbs/12_synthesis.ipynb #b34bb2cf
+# %% ../nbs/12_synthesis.ipynb #a9f8abca
 def _fingerprint(self):
-    later = dict(matcher='pseudo', eta_layers=0, eta_share=1.) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
+    later = dict(matcher='pseudo', eta_layers=YOUNG['eta_layers'], eta_share=YOUNG['eta_share']) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
@@ -267,7 +270,7 @@ def _state(self):
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #d5663325
+# %% ../nbs/12_synthesis.ipynb #f861c4fe
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -278,7 +281,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #904d60b8
+# %% ../nbs/12_synthesis.ipynb #438446c3
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -301,7 +304,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #12246dde
+# %% ../nbs/12_synthesis.ipynb #e1ce4e22
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -317,7 +320,7 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #a4a8dc5e
+# %% ../nbs/12_synthesis.ipynb #648f14e3
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them
             start:DistilledSet, # images to begin from: `rded`, `herding_set`, `random_set` or `noise_set`
@@ -344,7 +347,7 @@ def distill(source, # `Source` of real images
     config = dict(start.config, method='ogm', synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {})
     return dataclasses.replace(start, images=torch.cat(run.finished), config=config)
 
-# %% ../nbs/12_synthesis.ipynb #6217ee5a
+# %% ../nbs/12_synthesis.ipynb #a3367ec1
 @dataclass(frozen=True)
 class Row:
     "One line of a table: a start and what is done with it."
@@ -375,7 +378,7 @@ ROWS = {
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
-# %% ../nbs/12_synthesis.ipynb #b22cf4d0
+# %% ../nbs/12_synthesis.ipynb #f51e8550
 def find_row(name:str, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'
             )->Row: # the row
     "A named row, with settings changed after a colon. Raises `OgmError` on unknown names and fields."
