@@ -76,10 +76,8 @@ def get_start(source, # `Source` of real images
     "Starting images, selected or drawn, and kept. Raises `OgmError` as `rded` does."
     from ogm.core import load_tensors, save_tensors
     from ogm.distilled import DistilledSet
-    from ogm.rded import herding_set, noise_set, random_set, rded
-    kw = dict(factor=factor or 1, teacher=teacher, seed=seed)
-    make = dict(rded=lambda: rded(source, teacher, ipc, factor, seed=seed, device=device, work=work/'rded'), noise=lambda: noise_set(source, ipc, **kw),
-                herding=lambda: herding_set(source, ipc=ipc, device=device, **kw), random=lambda: random_set(source, ipc, **kw))[init]
+    from ogm.rded import make_start
+    make = lambda: make_start(source, teacher, init, ipc, factor, seed=seed, device=device, work=work/'rded')
     save = lambda d, f: save_tensors(f, dict(images=d.images, labels=d.labels), factor=d.factor, config=d.config)
     def load(f):
         t, m = load_tensors(f)
@@ -104,17 +102,15 @@ def get_target(source, # `Source` of real images
     return out
 
 # %% ../nbs/14_cli.ipynb #152f7837
-def _arch(arch, size): return arch or ('convnet3' if size <= 64 else 'resnet18')
-
 def _trainable(source, arch, s, init): # whether such a teacher will do for what is asked, before it is trained
-    from ogm.core import world_size; from ogm.gradients import match_layers; from ogm.models import Teacher, build; from ogm.rded import penultimate; from ogm.synthesis import fits_memory; import torch
-    net = build(arch, source.n_classes, source.size).eval(); match_layers(net, s.matcher, s.layers)
+    from ogm.core import world_size; from ogm.gradients import match_layers; from ogm.models import Teacher, build, usual_arch; from ogm.rded import penultimate; from ogm.synthesis import fits_memory; import torch
+    arch = arch or usual_arch(source.size); net = build(arch, source.n_classes, source.size).eval(); match_layers(net, s.matcher, s.layers)
     if s.eta: fits_memory(net, min(s.batch*world_size(), source.n_classes), s)
     if init == 'herding': penultimate(Teacher(net, arch, source.size, (.5,)*3, (.5,)*3, source.classes), torch.zeros(1, 3, source.size, source.size))
 
 def _possible(source, init, ipc, factor): # as far as the images tell
-    from ogm.core import OgmError
-    if init not in (kinds := ('rded', 'herding', 'random', 'noise')): raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(kinds)}')
+    from ogm.core import OgmError; from ogm.rded import STARTS
+    if init not in STARTS: raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(STARTS)}')
     if factor is not None and factor < 1: raise OgmError(f'factor is {factor}: give a whole number from 1')
     if factor is not None and factor > source.size: raise OgmError(f'factor {factor} is larger than the image ({source.size} px): choose a smaller factor')
     if ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed')
@@ -148,7 +144,7 @@ def run_distill(source, # `Source` of real images
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     if overwrite and finished(out) and rank() == 0: _clear(out)
     barrier(); work = out/'work'; _possible(source, init, ipc, factor)
-    if not teacher: _trainable(source, _arch(arch, source.size), s, init)
+    if not teacher: _trainable(source, arch, s, init)
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold), younger=dict(dataclasses.asdict(Settings()), unfold=False))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work)
@@ -187,13 +183,13 @@ def _sizes(n, side, batch, t, target): # bytes on disk when all is done, at most
 
 # %% ../nbs/14_cli.ipynb #672aaf29
 def _plan_teacher(source, few, teacher, arch, epochs, device, workers): # -> (a teacher, its row)
-    from ogm.models import Teacher, load_teacher; from ogm.training import _auto_epochs, build_seeded, for_few, get_recipe, train
+    from ogm.models import Teacher, load_teacher, usual_arch; from ogm.training import _auto_epochs, build_seeded, for_few, get_recipe, train
     C, size, n = source.n_classes, source.size, len(source.train); r = for_few(get_recipe('teacher'), n)
     def step_of(t): # seconds of a training step
         part = few.subset(range(min(len(few), r.batch_size)))
         return _clock(lambda: train(build_seeded(t.arch, C, size), part, r, mean=t.mean, std=t.std, size=size, epochs=1, device=device, workers=0), device)*r.batch_size/len(part)/workers
     if teacher: t = load_teacher(teacher, source, arch, device=device).to(device); return t, (f'{t.arch} is given', 0, 0.)
-    arch = _arch(arch, size); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
+    arch = arch or usual_arch(size); t = Teacher(build_seeded(arch, C, size), arch, size, (.5,)*3, (.25,)*3, source.classes, source.ids).to(device)
     e, steps = epochs or _auto_epochs(n, r.batch_size), math.ceil(n/r.batch_size)
     return t, (f'{arch}, {e} epochs of {n:,} images', e*steps, e*steps*step_of(t))
 
@@ -363,11 +359,11 @@ def train(data:str='digits', # as for distill
     "Train a network on real images and report its accuracy after each epoch (Section 9, Table 7)."
     from ogm.core import distributed, provenance, rank, save_tensors, seeded, write_json
     from ogm.data import open_source
-    from ogm.models import build
+    from ogm.models import build, usual_arch
     from ogm.training import channel_stats, train as fit
     with distributed(device) as dev, _lock(out) if out else contextlib.nullcontext():
         src = open_source(data, size=size, seed=seed); part = src.train.sample(ipc, seed) if ipc else src.train
-        _say(src); mean, std = channel_stats(src.train, src.size); arch = arch or ('convnet3' if src.size <= 64 else 'resnet18')
+        _say(src); mean, std = channel_stats(src.train, src.size); arch = arch or usual_arch(src.size)
         with seeded(seed, 'student'): net = build(arch, src.n_classes, src.size)
         h = fit(net, part, recipe, mean=mean, std=std, size=src.size, val=src.val, seed=seed, device=dev, epochs=epochs, lr=lr, eval_every=1, checkpoint=out and Path(out)/'train.ckpt')
         if out and rank() == 0:

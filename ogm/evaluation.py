@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from .core import OgmError, pick_device, provenance, rank, read_json, seeded, write_json
 from .data import Split, is_number
-from .models import build
+from .models import build, usual_arch
 from .training import get_recipe, train
 
 # %% ../nbs/13_evaluation.ipynb #fed018db
@@ -56,7 +56,7 @@ def default_arch(ds, # `DistilledSet` or `Split`
                 )->str: # the teacher's, else what the set remembers, else by size
     "The student when none is named: the network that the set was made with."
     known = getattr(teacher, 'arch', None) or getattr(ds, 'config', {}).get('arch')
-    return known or ('convnet3' if getattr(ds, 'size', 32) <= 64 else 'resnet18')
+    return known or usual_arch(getattr(ds, 'size', 32))
 
 # %% ../nbs/13_evaluation.ipynb #d02ac394
 def _key(ds, val, **kw):

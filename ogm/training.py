@@ -17,7 +17,7 @@ import torch, torch.distributed as dist, torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from .core import CHECKPOINT_SECONDS, OgmError, Stopped, address_seed, any_rank, changes_in, gather_ranks, pick_device, progress, rank, rng, seeded, stop_signals, sum_ranks, whole, world_size
 from .data import MEMORY, is_number
-from .models import Teacher, build, normalize
+from .models import Teacher, build, normalize, usual_arch
 from .optim import Muon
 from .patches import crop_boxes, crop_resize, resize, stitch, unstitch
 
@@ -534,7 +534,7 @@ def fit_teacher(source, # a `Source`
                )->Teacher: # frozen, with the accuracy after the last epoch
     "Train a teacher on `source.train`, measure it on `source.val`. Raises `OgmError` as `build` and `train` do; warns near chance."
     size = size or source.size; r = for_few(get_recipe(recipe), len(source.train), kw)
-    arch = arch or ((f'convnet3-w{width}' if width else 'convnet3') if size <= 64 else 'resnet18')
+    arch = arch or usual_arch(size) + (f'-w{width}' if width and size <= 64 else '')
     mean, std = channel_stats(source.train, size)
     net = build_seeded(arch, len(source.classes), size, seed)
     if epochs is None: epochs = _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
