@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'MEMORY', 'CHECKED', 'SUFFIXES', 'VAL_NAMES', 'IMAGE_COLUM
            'decode', 'fit_square', 'in_workers', 'Split', 'Source', 'stratified', 'wordnet', 'open_source']
 
 # %% ../nbs/01_data.ipynb #03cde696
-import io, numbers, os, re, warnings
+import hashlib, io, json, numbers, os, re, warnings
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
-from .core import OgmError, progress, read_json, rng
+from .core import OgmError, address_seed, progress, read_json, rng
 
 # %% ../nbs/01_data.ipynb #97198c7f
 def _deep(im):
@@ -92,6 +92,7 @@ class _Files:
     def __init__(self, paths, root): self.paths, self.root = [str(p) for p in paths], str(root)
     def raw(self, i): return self.paths[i]
     def name(self, i): return os.path.relpath(self.paths[i], self.root)
+    def sign(self, i): return f'{Path(self.name(i)).as_posix()} {os.path.getsize(self.paths[i]) if len(self.paths) <= 10**5 and os.path.exists(self.paths[i]) else 0}'     # to ask for a million sizes takes minutes
 
 class _Rows:
     "Images in a column of a `datasets.Dataset`; a path in a cell is followed only when `paths`."
@@ -102,6 +103,7 @@ class _Rows:
             if isinstance(b, bytes) and b: return b
         return v['path'] if self.paths and isinstance(v, dict) and isinstance(v.get('path'), str) else b''
     def name(self, i): return f'{self.where} row {i}'
+    def sign(self, i): return f'{len(self.ds)} {i}'
 
 # %% ../nbs/01_data.ipynb #76da79e5
 class _Decode:
@@ -255,6 +257,15 @@ def sample(self:Split, ipc:int, # images per class
     return self.subset(torch.stack(pick, 1).flatten())
 
 # %% ../nbs/01_data.ipynb #c136d40b
+@patch
+def digest(self:Split)->str: # 16 hexadecimal digits
+    "What the images and labels are, as far as it can be told without decoding them; the folder they lie in has no part in it."
+    h = hashlib.sha256(json.dumps([self.classes, self.ids]).encode() + self.labels.numpy().tobytes())
+    if self.store is None: h.update(self.images.contiguous().numpy().tobytes())
+    for i in self.rows.tolist() if self.store is not None else (): h.update(self.store.sign(i).encode() + b'\n')
+    return h.hexdigest()[:16]
+
+# %% ../nbs/01_data.ipynb #09b738a1
 @dataclass(repr=False)
 class Source:
     "Train and validation images of the same classes."
@@ -267,6 +278,10 @@ class Source:
     classes = property(lambda self: self.train.classes, doc="Names of the classes, in the order of the labels.")
     ids = property(lambda self: self.train.ids, doc="Ids of the classes, or None.")
     n_classes = property(lambda self: self.train.n_classes, doc="Number of classes.")
+
+    def digest(self)->str: # 16 hexadecimal digits
+        "What both splits are, see `Split.digest`."
+        return hashlib.sha256((self.train.digest() + self.val.digest()).encode()).hexdigest()[:16]
 
     def __repr__(self):
         some = lambda l: ', '.join(l if len(l) <= 10 else [*l[:4], '…', l[-1]])
@@ -291,7 +306,7 @@ def _suggest(split):
     if len(set(shapes)) == 1 and shapes[0] == (side, side) and side <= 64: return side
     return max((s for s in (32, 64, 128, 224) if s <= side), default=side)
 
-# %% ../nbs/01_data.ipynb #09b738a1
+# %% ../nbs/01_data.ipynb #a1d43d91
 def _native(split, shape):
     "(uint8 (n, 3, *shape), complaint or None for each image), or None as soon as an image has another shape."
     out, told = torch.empty(len(split), 3, *shape, dtype=torch.uint8), [None]*len(split)
@@ -303,7 +318,7 @@ def _native(split, shape):
         out[i] = x
     return out, told
 
-# %% ../nbs/01_data.ipynb #0fd317c7
+# %% ../nbs/01_data.ipynb #99c0a057
 def _fitted(split, size):
     "(uint8 (n, 3, size, size), complaint or None for each image), by worker processes."
     out, told = torch.empty(len(split), 3, size, size, dtype=torch.uint8), []
@@ -318,12 +333,17 @@ def _read_all(split, size):
     if not split.lazy or not (fits or n <= CHECKED and n*3*size**2 <= MEMORY): return split, []
     native = _native(split, shapes[0]) if fits else None
     out, told = native or _fitted(split, size)
-    if native: split = Split(split.labels, split.classes, split.ids, out)
+    if native: split = Split(split.labels, split.classes, split.ids, out, *((split.store, split.rows) if isinstance(split.store, _Files) else ()))   # files keep their names
     else: split._cache[size] = out
     bad = [t for t in told if t]
     return split.subset([i for i, t in enumerate(told) if t is None]) if bad else split, bad
 
-# %% ../nbs/01_data.ipynb #f172e958
+# %% ../nbs/01_data.ipynb #d46b436b
+def _order(split, rows, seed, name): # of the images of a class: who is held out first
+    if not isinstance(split.store, _Files): return rows[torch.randperm(len(rows), generator=rng(seed, 'split', name))]
+    number = {r: address_seed(seed, 'split', Path(split.store.name(int(split.rows[r]))).as_posix()) for r in rows.tolist()}
+    return torch.tensor(sorted(number, key=number.get))
+
 def stratified(split:Split, # everything there is
                fraction:float, # part of each class to hold out, 0 to 1 (exclusive)
                seed:int=0, # the run's seed
@@ -333,10 +353,10 @@ def stratified(split:Split, # everything there is
     for c, name in enumerate(split.classes if fraction else []):
         rows = split.indices(c); n = len(rows)
         if n == 1: raise OgmError(f'class {name!r} has a single image, so none can be held out to validate on: add images, or give train/ and val/ folders')
-        held[rows[torch.randperm(n, generator=rng(seed, 'split', name))[:min(n-1, max(1, round(n*fraction)))]]] = True
+        held[_order(split, rows, seed, name)[:min(n-1, max(1, round(n*fraction)))]] = True
     return split.subset((~held).nonzero()[:, 0]), split.subset(held.nonzero()[:, 0])
 
-# %% ../nbs/01_data.ipynb #91bf3bc0
+# %% ../nbs/01_data.ipynb #e9ebcb26
 def _finish(name, train, val, size, fraction, seed, strict):
     "Checked `Source` from raw splits (`val` may be None)."
     size = size or _suggest(train)
@@ -352,13 +372,13 @@ def _finish(name, train, val, size, fraction, seed, strict):
     if val is None: train, val = stratified(train, fraction, seed)
     return Source(name, train, val, size)
 
-# %% ../nbs/01_data.ipynb #e58abd28
+# %% ../nbs/01_data.ipynb #c0f0f1ca
 def _digits():
     from sklearn.datasets import load_digits
     d = load_digits(); x = torch.from_numpy(d.images*255/16).round().to(torch.uint8)
     return Split.from_tensor(x[:, None].expand(-1, 3, -1, -1).contiguous(), d.target, [str(n) for n in d.target_names]), None
 
-# %% ../nbs/01_data.ipynb #b56c1b2a
+# %% ../nbs/01_data.ipynb #7b2b3981
 def _cifar(name, root):
     from torchvision import datasets
     root = Path(root or os.environ.get('OGM_DATA') or Path.home()/'.cache'/'ogm'); make = getattr(datasets, name.upper())
@@ -370,7 +390,7 @@ def _cifar(name, root):
     except Exception as e:
         raise OgmError(f"{name!r} is neither in {str(root)!r} nor downloadable ({_why(e)}): put it there, or set OGM_DATA") from e
 
-# %% ../nbs/01_data.ipynb #a2831af8
+# %% ../nbs/01_data.ipynb #ec7c3177
 SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif'.split())
 VAL_NAMES = ('val', 'valid', 'validation', 'dev', 'test')  # in order of preference
 _WNID = re.compile(r'(n\d{8})(?:[_\- ](.+))?')
@@ -386,7 +406,7 @@ def _names(names):
     ids, classes = zip(*map(wordnet, names)); known = None not in ids and len(set(ids)) == len(ids)
     return (list(classes), list(ids)) if known else (list(names), None)
 
-# %% ../nbs/01_data.ipynb #ec7c3177
+# %% ../nbs/01_data.ipynb #b382acf9
 def _dirs(path): return sorted((p for p in path.iterdir() if p.is_dir() and p.name[0] != '.' and p.name != '__MACOSX'), key=lambda p: p.name)
 
 def _images(path):
@@ -410,7 +430,7 @@ def _class_split(path, root, like=None, names=None):
     labels = [at[key(n)] for n, fs in files.items() for _ in fs]
     return Split(labels, *(names or _names(folders)), store=_Files([f for fs in files.values() for f in fs], root))
 
-# %% ../nbs/01_data.ipynb #dca78739
+# %% ../nbs/01_data.ipynb #d6c10176
 def _folder(path):
     "(train, val or None) of a directory of class folders."
     sub = {d.name.lower(): d for d in _dirs(path)}
@@ -437,7 +457,7 @@ def _run(path):
     if not (isinstance(classes, list) and len(classes) == len(dirs)): classes, ids = _names(plain) if dirs else ([], None)
     return _class_split(path/'images', path, names=(classes, ids if isinstance(ids, list) and len(ids) == len(dirs) else None))
 
-# %% ../nbs/01_data.ipynb #ace28c78
+# %% ../nbs/01_data.ipynb #1d55d5cb
 IMAGE_COLUMNS = ('image', 'img', 'images', 'picture')
 LABEL_COLUMNS = ('label', 'class_id', 'fine_label', 'labels', 'class', 'target')
 
@@ -453,11 +473,11 @@ def _holds_image(f):
 
 def _holds_label(f): return hasattr(f, 'names') or bool(re.fullmatch(r'u?int\d+|(large_)?string', str(getattr(f, 'dtype', ''))))
 
-# %% ../nbs/01_data.ipynb #8a3f6247
+# %% ../nbs/01_data.ipynb #79b080a5
 def _two_columns(features, where): # (image, label)
     return _column(features, IMAGE_COLUMNS, 'image', _holds_image, where), _column(features, LABEL_COLUMNS, 'label', _holds_label, where)
 
-# %% ../nbs/01_data.ipynb #5952f11a
+# %% ../nbs/01_data.ipynb #ade47b89
 def _arrow(ds, column): return ds.select_columns([column]).with_format('arrow')[:].column(0)
 
 def _no_null(col, what, where, parts=('bytes', 'path'), first=0):
@@ -471,7 +491,7 @@ def _no_null(col, what, where, parts=('bytes', 'path'), first=0):
     if n := pc.sum(null).as_py():
         raise OgmError(f'{where}: {n} row{"s" if n > 1 else ""} without {what}, first row {first + pc.index(null, True).as_py()}: fill or drop them')
 
-# %% ../nbs/01_data.ipynb #8598ef7b
+# %% ../nbs/01_data.ipynb #7a956d1c
 def _as_numbers(col, names, like, where):
     "(long labels, names of the classes) of a column of integers or texts; `like` are the names of the training part."
     import pyarrow as pa, pyarrow.compute as pc
@@ -496,7 +516,7 @@ def _labels(col, feature, like, where):
     except (pa.ArrowException, TypeError, UnicodeDecodeError) as e: raise OgmError(f'{where}: its labels are no integers and no texts ({_why(e)}): mend that column') from e
     _in_range(labels, len(names), where); return labels, names
 
-# %% ../nbs/01_data.ipynb #da11f9bf
+# %% ../nbs/01_data.ipynb #39d9276e
 def _table(ds, where, like=None):
     "(lazy `Split` of a `datasets.Dataset`, names of its classes); `like` are the names of the training part."
     import datasets
@@ -506,7 +526,7 @@ def _table(ds, where, like=None):
     _no_null(_arrow(ds, img), 'an image', where)
     return Split(labels, *_names(names), store=_Rows(ds.select_columns([img]), where, True)), names
 
-# %% ../nbs/01_data.ipynb #4e6d1cf0
+# %% ../nbs/01_data.ipynb #436518d5
 def _reader(file): # of a path, or of an address that fsspec knows
     import pyarrow.parquet as pq
     if '://' not in str(file): return pq.ParquetFile(file)
@@ -514,21 +534,22 @@ def _reader(file): # of a path, or of an address that fsspec knows
 
 class _Parquet:
     "Images in parquet files; row group b of them all holds rows starts[b] to starts[b+1]."
-    def __init__(self, col, where): self.col, self.where, self.blocks, self.starts, self.largest, self.kept, self.open = col, where, [], [0], 1, {}, (None, None)
+    def __init__(self, col, where): self.col, self.where, self.blocks, self.starts, self.sizes, self.largest, self.kept, self.open = col, where, [], [0], [], 1, {}, (None, None)
     @property
     def window(self): return max(2, MEMORY//self.largest) # row groups that are kept
     def add(self, file, reader):
         md, first = reader.metadata, self.starts[-1]; leaves = [i for i in range(md.num_columns) if md.schema.column(i).path.split('.')[0] == self.col]
         for g in range(md.num_row_groups):
             rows = md.row_group(g); self.blocks.append((file, g, first)); self.starts.append(self.starts[-1] + rows.num_rows)
-            self.largest = max(self.largest, sum(rows.column(i).total_uncompressed_size for i in leaves))
+            self.sizes.append(sum(rows.column(i).total_uncompressed_size for i in leaves)); self.largest = max(self.largest, self.sizes[-1])
     def raw(self, i):
         b = bisect_right(self.starts, i) - 1; v = self._block(b)[i - self.starts[b]].as_py()
         v = v.get('bytes') if isinstance(v, dict) else v
         return v if isinstance(v, bytes) else b''
     def name(self, i): file, _, first = self.blocks[bisect_right(self.starts, i) - 1]; return f'{_legible(Path(file).name)} row {i - first}'
+    def sign(self, i): return f'{self.sizes[bisect_right(self.starts, i) - 1]} {i}'
 
-# %% ../nbs/01_data.ipynb #9b9ab293
+# %% ../nbs/01_data.ipynb #e23d35f4
 @patch
 def _block(self:_Parquet, b): # -> the image column of row group b
     if b not in self.kept:
@@ -550,13 +571,13 @@ def _load(self:_Parquet, b):
 def _block_of(self:_Parquet, rows): # -> number of the row group of each row
     return torch.bucketize(rows, torch.tensor(self.starts[1:-1]), right=True)
 
-# %% ../nbs/01_data.ipynb #2a0403f3
+# %% ../nbs/01_data.ipynb #e87a9336
 @patch(as_prop=True)
 def windowed(self:Split)->bool: # True when there are more row groups than are kept
     "Is random access to this split so dear that order matters?"
     return self.lazy and isinstance(self.store, _Parquet) and len(self.store.blocks) > self.store.window
 
-# %% ../nbs/01_data.ipynb #02de770d
+# %% ../nbs/01_data.ipynb #3429dedc
 @patch
 def shuffled(self:Split, g:torch.Generator, # decides the order
             )->torch.Tensor: # (n,) a permutation of all rows
@@ -566,7 +587,7 @@ def shuffled(self:Split, g:torch.Generator, # decides the order
     window = torch.randperm(len(self.store.blocks), generator=g)//self.store.window
     return order[window[self.store._block_of(self.rows[order])].argsort(stable=True)]
 
-# %% ../nbs/01_data.ipynb #2424c022
+# %% ../nbs/01_data.ipynb #0c89a578
 @patch
 def spread(self:Split, n:int, # rows at most
            runs:int=64, # places to read at, where random access is dear
@@ -576,7 +597,7 @@ def spread(self:Split, n:int, # rows at most
     if not self.windowed or n == N: return torch.linspace(0, N-1, n, dtype=torch.float64).round().long()
     each = max(1, n//runs); return (torch.linspace(0, N-each, min(runs, n), dtype=torch.float64).long()[:, None] + torch.arange(each)).flatten().unique()
 
-# %% ../nbs/01_data.ipynb #2bcd3e77
+# %% ../nbs/01_data.ipynb #1c440c36
 def _agree(schema, img, lab): # can these columns hold images and labels?
     import pyarrow.types as t
     i, l = schema.field(img).type, schema.field(lab).type
@@ -604,7 +625,7 @@ def _scanned(files, where): # -> (store, label column as Arrow, its feature)
         except Exception as e: raise OgmError(f"{str(f)!r} is not a readable parquet file ({_why(e)}): fetch it again") from e
     return store, pa.chunked_array(cols, r.schema_arrow.field(lab).type if not cols else None), feature
 
-# %% ../nbs/01_data.ipynb #cae9aed5
+# %% ../nbs/01_data.ipynb #697a73d7
 def _parquet(files, where, like=None):
     "(lazy `Split` of parquet files, names of its classes)."
     where = _legible(where); store, col, feature = _scanned(files, where)
@@ -613,7 +634,7 @@ def _parquet(files, where, like=None):
     if store.largest > 4*max(MEMORY, 2**30): raise OgmError(f'{where} has a row group of {store.largest/2**30:.0f} GB, to be read as a whole: write it again with row_group_size=1000')
     return Split(labels, *_names(names), store=store), names
 
-# %% ../nbs/01_data.ipynb #953ab06e
+# %% ../nbs/01_data.ipynb #10b16926
 def _parts(names):
     "Sort names into ('train' -> list, 'val' -> list) by the words in them; the unmarked ones train."
     words = {n: set(re.findall('[a-z]+', n.lower())) for n in names}
@@ -632,7 +653,7 @@ def _tables(path):
     root = path.parent if path.is_file() else path; names = [p.relative_to(root).as_posix() for p in files]
     return _pair((names, []) if path.is_file() else _parts(names), root, path.name)
 
-# %% ../nbs/01_data.ipynb #e72707f3
+# %% ../nbs/01_data.ipynb #39950de1
 def _dataset(ds, name):
     "(train, val or None) of a `datasets.Dataset` or a dictionary of them."
     if not isinstance(ds, dict): return _table(ds, name)[0], None
@@ -659,7 +680,7 @@ def _hub(x):
         raise OgmError(f"{x!r} could not be loaded ({type(e).__name__}: {_why(e)}): check the name and the network") from e
     return _pair(parts, None, name)
 
-# %% ../nbs/01_data.ipynb #84c9e395
+# %% ../nbs/01_data.ipynb #d5f7ae86
 def _open_path(path):
     "(train, val or None) of whatever lies at `path`."
     if path.is_file():
@@ -672,7 +693,7 @@ def _open_path(path):
         return _dataset(ds, path.name)
     return _tables(path) if any(path.rglob('*.parquet')) and not _images(path) else _folder(path)
 
-# %% ../nbs/01_data.ipynb #39950de1
+# %% ../nbs/01_data.ipynb #25f1e0b7
 def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', 'hf-stream:…', a folder, a parquet file, a saved dataset, or a `Source`
                 *, size:int|None=None, # side to work at, px; None suggests one
                 val_fraction:float=0.2, # part of each class held out where there is no validation part

@@ -8,6 +8,7 @@ __all__ = ['Score', 'same_order', 'default_arch', 'evaluate', 'Difference', 'com
 # %% ../nbs/13_evaluation.ipynb #d01fba26
 import dataclasses, hashlib, json, math, statistics
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from .core import OgmError, pick_device, provenance, rank, read_json, seeded, write_json
 from .data import Split, is_number
@@ -73,7 +74,7 @@ def _known(file, key):
 
 # %% ../nbs/13_evaluation.ipynb #16455dc4
 def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, checkpoint, **kw):
-    with seeded(seed, 'student'): net = build(arch, len(ds.classes), size)
+    with seeded(seed, 'student'): net = (arch if callable(arch) else partial(build, arch))(len(ds.classes), size)
     hist = train(net, getattr(ds, 'split', ds), recipe, mean=mean, std=std, size=size, labels=labels, teacher=teacher, val=val, seed=seed, device=device,
                  factor=getattr(ds, 'factor', 1), checkpoint=checkpoint, desc=f'student {seed}', **kw)
     return dict(seed=seed, last=hist.last, best=hist.best, curve=hist.acc)
@@ -85,7 +86,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              labels:str='hard', # 'hard', or 'soft' (needs a teacher)
              *,
              seeds=3, # how many, or a list of seeds
-             arch:str|None=None, # the student; None: the network the set was made with
+             arch=None, # the student: a name as for `build`, or a function (classes, side) -> network; None: the network the set was made with
              teacher=None, # `Teacher` for soft labels; also gives mean, std and size
              mean:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
              std:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
@@ -96,26 +97,28 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              device=None, # where to compute; None picks
              **kw, # further arguments of `train`: epochs, batch_size, eval_every, …
             )->Score: # accuracies, one a seed
-    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, other classes, soft labels without a teacher."
+    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher."
     if labels not in ('hard', 'soft'): raise OgmError(f"unknown labels {labels!r}: choose 'hard' or 'soft'")
     if labels == 'soft' and teacher is None: raise OgmError('soft labels need a teacher: pass one, or choose hard labels')
+    if not len(val): raise OgmError('there are no images to score on: give validation images (--data)')
     same_order(ds, val); title = recipe if isinstance(recipe, str) else 'custom'
     recipe, arch, device = get_recipe(recipe), arch or default_arch(ds, teacher), pick_device(device)
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))
     if mean is None or std is None or size is None: raise OgmError('a plain split has no mean, std and size: pass them, or a teacher')
+    called = getattr(arch, '__name__', 'custom') if callable(arch) else arch
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise OgmError('seeds must be at least 1: the score is a mean over students')
-    key = _key(ds, val, recipe=dataclasses.asdict(recipe), labels=labels, arch=arch, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
+    key = _key(ds, val, recipe=dataclasses.asdict(recipe), labels=labels, arch=called, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
     runs = _known(out, key)
     for s in seeds:
         checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'
         if s not in runs: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, checkpoint=checkpoint, **kw)
-        if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=dataclasses.asdict(recipe) | {k: v for k, v in kw.items() if v is not None}, labels=labels, arch=arch, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
+        if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=dataclasses.asdict(recipe) | {k: v for k, v in kw.items() if v is not None}, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
         if out and checkpoint and rank() == 0: checkpoint.unlink(missing_ok=True) # the score is on disk
     got = [runs[s] for s in seeds]
-    return Score(title, labels, arch, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got])
+    return Score(title, labels, called, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got])
 
-# %% ../nbs/13_evaluation.ipynb #2e20dbca
+# %% ../nbs/13_evaluation.ipynb #61d4a744
 @dataclass
 class Difference:
     "Of two scores on the same seeds, see `compare`; as text in points: mean ± standard deviation."
@@ -142,7 +145,7 @@ def compare(a:Score, # one score
     p = float(ttest_rel(x, y).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
     return Difference(statistics.fmean(d), statistics.stdev(d) if len(d) > 1 else math.nan, p, len(d))
 
-# %% ../nbs/13_evaluation.ipynb #1e1cb753
+# %% ../nbs/13_evaluation.ipynb #0ed960e5
 def hlr(full:Score, # of the whole set, with hard labels
         distilled:Score, # of the distilled set, with hard labels
        )->float: # difference of two accuracies, -1..1
@@ -150,7 +153,7 @@ def hlr(full:Score, # of the whole set, with hard labels
     if {full.labels, distilled.labels} != {'hard'}: raise OgmError('HLR compares scores with hard labels')
     return full.mean - distilled.mean
 
-# %% ../nbs/13_evaluation.ipynb #c5ea872c
+# %% ../nbs/13_evaluation.ipynb #6bf22f75
 def ior(distilled:Score, # of the distilled set
         random:Score, # of randomly chosen images, with the same labels and recipe
        )->float: # difference of two accuracies, -1..1
@@ -158,7 +161,7 @@ def ior(distilled:Score, # of the distilled set
     if (distilled.labels, distilled.recipe) != (random.labels, random.recipe): raise OgmError('IOR compares scores with the same labels and recipe')
     return distilled.mean - random.mean
 
-# %% ../nbs/13_evaluation.ipynb #6bf22f75
+# %% ../nbs/13_evaluation.ipynb #7c229510
 def table(rows:dict, # row title -> {column title: Score or text}
          )->str: # Markdown
     "A Markdown table of scores in percent, mean ± standard deviation over seeds; what was not run stays empty."

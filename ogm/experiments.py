@@ -9,7 +9,7 @@ __all__ = ['RECIPES_', 'make_images', 'run_row', 'read_rows', 'scores_of', 'run_
 import dataclasses, json, resource, sys, time
 from pathlib import Path
 import torch
-from .cli import get_teacher
+from .cli import IMAGES, get_teacher, remember
 from .core import OgmError, Stopped, distributed, file_name, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
 from .distilled import unfold
@@ -51,13 +51,14 @@ RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
 def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
-def _other(old, row, seed): # the first thing in which a file differs from its row today; '' when nothing does
+def _other(old, row, seed, epochs, source, teacher): # the first thing in which a file differs from its row today; '' when nothing does
     full = lambda s: s if s is None else json.loads(json.dumps(dataclasses.asdict(Settings(**s))))
-    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, synthesis=full(row.synthesis), seed=seed)
-    was = {k: full(old[k]) if k == 'synthesis' else old[k] for k in now if k in old}
-    return next((k for k in was if was[k] != now[k]), '')
+    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, synthesis=full(row.synthesis), seed=seed, epochs=epochs, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
+    was = {k: full(old[k]) if k == 'synthesis' else old[k]['sha256'] if k == 'teacher' else old[k] for k in now if k in old}
+    words = dict(n_train='number of training images', n_val='number of validation images', epochs='number of epochs')
+    return next((words.get(k, k) for k in was if was[k] != now[k]), '')
 
-def run_row(name:str, # see `find_row`
+def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             source, # `Source` of real images
             teacher, # frozen `Teacher`
             ipc:int, # images per class
@@ -74,9 +75,9 @@ def run_row(name:str, # see `find_row`
             targets:dict|None=None, # real targets of this teacher, shared between rows
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe. Raises `OgmError` when the file of that name was made with other settings."
-    device, row, arch = pick_device(device), find_row(name), arch or teacher.arch
+    device, row, arch = pick_device(device), find_row(name), arch or teacher.arch; name = name if isinstance(name, str) else row.title
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
-    if odd := _other(old, row, seed): raise OgmError(f'{str(file)!r} was made with another {odd} under the same name: choose another --out, or remove it')
+    if odd := _other(old, row, seed, epochs, source, teacher): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
     ds, cost = make_images(source, teacher, row, ipc, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
@@ -85,13 +86,13 @@ def run_row(name:str, # see `find_row`
     score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l))
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, source=source.name,
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), ipc=ipc, seed=seed, unfold=row.unfold, epochs=epochs, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
                      bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
     return res
 
-# %% ../nbs/16_experiments.ipynb #78150afe
+# %% ../nbs/16_experiments.ipynb #7232a204
 def read_rows(out, # directory of JSON files
               ipc:int|None=None, # only this many images per class
              )->list: # of dicts, in the order of `ROWS`
@@ -101,13 +102,13 @@ def read_rows(out, # directory of JSON files
     rows = [r for r in rows if ipc in (None, r['ipc'])]
     return sorted(rows, key=lambda r: (r['ipc'], order.get(r['row'].partition(':')[0], 99), r['row']))
 
-# %% ../nbs/16_experiments.ipynb #fb3fc4b1
+# %% ../nbs/16_experiments.ipynb #c137b96e
 def scores_of(row:dict, # from `read_rows`
              )->dict: # 'hard, ogm-muon' -> Score
     "The scores of a row by labels and recipe."
     return {f"{s['labels']}, {s['recipe']}": Score(**s) for s in row['scores']}
 
-# %% ../nbs/16_experiments.ipynb #b6fb6bfe
+# %% ../nbs/16_experiments.ipynb #a90d5664
 def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint, device):
     few, C = source.train.sample(ipc, seed) if ipc else source.train, source.n_classes
     net, look = build_seeded(arch, C, source.size, seed), source.val.sample(max(1, peek//C)) if peek else source.val
@@ -118,7 +119,7 @@ def _one_curve(source, recipe, seed, *, arch, ipc, peek, eval_every, checkpoint,
         return dict(seed=seed, failed=str(e), last=None)
     return dict(seed=seed, n_train=len(few), loss=h.loss, at=h.at, acc=h.acc, last=accuracy(net, source.val, **kw) if peek else h.last)
 
-# %% ../nbs/16_experiments.ipynb #8fd7ef2e
+# %% ../nbs/16_experiments.ipynb #69dd9d44
 def run_curve(name:str, # a recipe, with changes if you like
               source, # `Source` of real images
               out, # directory of JSON files
@@ -135,16 +136,17 @@ def run_curve(name:str, # a recipe, with changes if you like
     recipe, file = get_recipe(name, epochs=epochs), Path(out)/_file(name, f'ipc{ipc}' if ipc else 'all', arch)
     setup = json.loads(json.dumps(dict(recipe=name, settings=dataclasses.asdict(recipe), arch=arch, ipc=ipc, peek=peek, source=source.name, n_val=len(source.val), size=source.size)))
     old = read_json(file) if file.exists() else setup | dict(runs=[])
-    if {k: old.get(k) for k in setup} != setup: raise OgmError(f'{str(file)!r} was made with other settings: choose another --out')
+    now = source.digest()
+    if {k: old.get(k) for k in setup} != setup or old.get('images', now) != now: raise OgmError(f'{str(file)!r} was made with other settings: choose another --out')
     runs = {r['seed']: r for r in old['runs']}
     for s in range(seeds):
         if s in runs: continue
         ckpt = Path(out)/'work'/file.with_suffix(f'.{s}.ckpt').name
         runs[s] = _one_curve(source, recipe, s, arch=arch, ipc=ipc, peek=peek, eval_every=eval_every, checkpoint=ckpt, device=pick_device(device))
-        if rank() == 0: write_json(file, provenance(**setup, runs=list(runs.values()))); ckpt.unlink(missing_ok=True)
+        if rank() == 0: write_json(file, provenance(**setup, images=now, runs=list(runs.values()))); ckpt.unlink(missing_ok=True)
     return read_json(file) if rank() == 0 else dict(setup, runs=list(runs.values()))
 
-# %% ../nbs/16_experiments.ipynb #163d2688
+# %% ../nbs/16_experiments.ipynb #3d14bf08
 def hold_out(source, # `Source`
              share:float, # of the training images, 0 <= share < 1
             )->Source: # its training images are the rest, its validation images that share
@@ -154,7 +156,7 @@ def hold_out(source, # `Source`
     train, val = stratified(source.train, share)
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
-# %% ../nbs/16_experiments.ipynb #3d14bf08
+# %% ../nbs/16_experiments.ipynb #48685971
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
 def run_table(data:str='digits', # as for `ogm distill`
@@ -175,7 +177,9 @@ def run_table(data:str='digits', # as for `ogm distill`
               device:str=None, # where
              ):
     "Run every row that has no file yet."
-    src, dev, out, targets, rows = hold_out(open_source(data), holdout), pick_device(device), Path(out), {}, _names(rows)
+    dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r) for r in _names(recipes)]
+    src = hold_out(open_source(data), holdout)
+    if not teacher: remember(out, {IMAGES: src.digest(), 'arch': arch, 'teacher_epochs': teacher_epochs, 'seed': seed})
     t = load_teacher(teacher, src, device=dev) if teacher else get_teacher(src, '', arch, teacher_epochs, seed, dev, out/'work'); print(src, t, sep='\n', flush=True)
     for n in map(int, ipc.split(',')):
         for name in rows:
@@ -183,7 +187,7 @@ def run_table(data:str='digits', # as for `ogm distill`
                 r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #bc6fee38
+# %% ../nbs/16_experiments.ipynb #b52e7d39
 def run_curves(data:str='digits', # training images, as for `ogm distill`
                val:str='', # take the validation images from here; empty: from `data`
                out:str='results/curves', # directory of JSON files
@@ -208,7 +212,7 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
             c = run_curve(n, src, out, arch=arch, ipc=ipc, seeds=seeds, epochs=epochs, peek=peek, eval_every=eval_every, device=dev)
             if rank() == 0: print(n, *(f"{100*r['last']:.1f}" if r['last'] is not None else 'not finite' for r in c['runs']), flush=True)
 
-# %% ../nbs/16_experiments.ipynb #48685971
+# %% ../nbs/16_experiments.ipynb #b0601d91
 if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('experiments.py'):
     from fastcore.script import anno_parser
     f = run_curves if sys.argv[1:2] == ['curves'] else run_table

@@ -6,7 +6,7 @@
 __all__ = ['SGD', 'Adam', 'SignSGD', 'Shampoo', 'Muon']
 
 # %% ../nbs/05_optim.ipynb #04317d28
-import torch
+import math, torch
 from .core import OgmError
 from .polar import by_shape, newton_schulz, polar
 
@@ -15,12 +15,16 @@ def _dense(g):
     if g.layout == torch.strided and not g.is_complex(): return g
     raise OgmError(f'gradient of shape {tuple(g.shape)} is sparse or complex: these optimisers take dense real gradients')
 
+def _is(v, ok): # a number, or a tensor of one, for which that holds
+    try: return math.isfinite(v) and ok(v)
+    except (TypeError, ValueError): return False
+
 def _check(group):
     for k in ('lr', 'weight_decay', 'eps'):
-        if group.get(k, 0) < 0: raise OgmError(f'{k} must not be negative, got {group[k]}')
+        if not _is(group.get(k, 0), lambda v: v >= 0): raise OgmError(f'{k} must be a number that is not negative, got {group[k]!r}')
     for k in ('momentum', 'vector_momentum', 'betas'):
         vs = group.get(k) or 0
-        if not all(0 <= v < 1 for v in (vs if isinstance(vs, (tuple, list)) else [vs])): raise OgmError(f'{k} must lie in [0, 1), got {vs}')
+        if not all(_is(v, lambda v: 0 <= v < 1) for v in (vs if isinstance(vs, (tuple, list)) else [vs])): raise OgmError(f'{k} must lie in [0, 1), got {vs}')
     if group.get('method', 'svd') not in ('svd', 'ns'): raise OgmError(f"Muon's method is 'svd' or 'ns', got {group['method']!r}")
 
 # %% ../nbs/05_optim.ipynb #4f862b25
@@ -28,20 +32,24 @@ class _Rule(torch.optim.Optimizer):
     "One step is w <- w - lr * direction; a subclass says what the direction is."
     def __init__(self, params, **defaults): super().__init__(params, defaults)
     def add_param_group(self, param_group): # as for every torch optimiser: a dict with 'params' and settings of its own
-        super().add_param_group(param_group); _check(self.param_groups[-1])
+        _check({**self.defaults, **param_group} if isinstance(param_group, dict) else self.defaults); super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure=None): # computes the loss and its gradients anew, and returns the loss
         "Update every parameter that has a gradient; returns the closure's loss, if any. Raises `OgmError` for sparse and complex gradients."
         with torch.enable_grad(): loss = closure() if closure else None
-        for group in self.param_groups:
-            ps = [p for p in group['params'] if p.grad is not None and p.numel()]
-            lr, wd, gs = group['lr'], group['weight_decay'], [_dense(p.grad) for p in ps]
+        todo = [(g, [p for p in g['params'] if p.grad is not None and p.numel()]) for g in self.param_groups]
+        todo = [(group, ps, [_dense(p.grad) for p in ps]) for group, ps in todo]; self._accept([g for *_, gs in todo for g in gs])
+        for group, ps, gs in todo:
+            lr, wd = group['lr'], group['weight_decay']
             if wd and not group['decoupled']: gs = [g + wd*p for p, g in zip(ps, gs)]
             for p, u in zip(ps, self._direction(group, ps, gs)):
                 if wd and group['decoupled']: p.mul_(1 - lr*wd)
                 p.add_(u.view_as(p), alpha=-lr)
         return loss
+
+    def _accept(self, gs): # all gradients of a step, before anything is changed
+        "A place to refuse them."
 
     def _direction(self, group, # settings of the parameter group
                    ps, # its parameters
@@ -144,6 +152,9 @@ class Muon(_Rule):
                  dtype:torch.dtype|None=torch.bfloat16): # their precision; None keeps the gradient's
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, method=method, vector_momentum=vector_momentum, nesterov=nesterov,
                          decoupled=decoupled, momentum_first=momentum_first, eps=eps, steps=steps, dtype=dtype)
+
+    def _accept(self, gs): # on a GPU the question would have to wait for the device
+        if any(g.device.type == 'cpu' and not g.isfinite().all() for g in gs): raise OgmError('a gradient is not a number: the step was not made, and weights and momentum are as they were')
 
     def _direction(self, group, ps, gs):
         first, nesterov, vmu = group['momentum_first'], group['nesterov'], group['vector_momentum']

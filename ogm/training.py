@@ -481,6 +481,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
          )->History: # losses and accuracies
     "Train on one process or on all ranks. Raises `OgmError` on a loss that is not finite, an unfitting checkpoint, unknown recipes and labels."
     recipe, device = get_recipe(recipe, epochs=epochs, **changes), pick_device(device)
+    if val is not None and not len(val): raise OgmError('there are no validation images to measure accuracy on: give some, or val=None')
     feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
     if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
     channels_last = device.type == 'cpu' if channels_last is None else channels_last

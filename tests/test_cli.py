@@ -192,3 +192,42 @@ def test_students_are_scored_on_images_that_no_one_has_seen(images, tmp_path, mo
     made, scored = opened; same = lambda a, b: a.shape == b.shape and torch.equal(a, b)
     assert same(made.val.tensor(8), scored.val.tensor(8))
     assert not same(scored.val.tensor(8), open_source(tmp_path/'many', seed=0).val.tensor(8)), 'another seed holds out others, or this test shows nothing'
+
+
+# ---- what lies where we would write, and what has changed since
+
+@pytest.mark.parametrize('inside', ['images/beach.jpg', 'data/table.parquet', 'README.md', 'preview.png'])
+def test_what_is_not_ours_stays(images, tmp_path, inside):
+    "Neither the command nor `save` replaces a file that ogm did not write, and no teacher is trained first."
+    f = tmp_path/'holiday'/inside; f.parent.mkdir(parents=True); f.write_bytes(b'the only copy'); before = tree(tmp_path/'holiday')
+    refused(*distil(images, tmp_path/'holiday'), says=[inside.split('/')[0], 'is in the way', 'choose another'])
+    refused(*distil(images, tmp_path/'holiday', '--overwrite'), says='is in the way')
+    assert {k: v for k, v in tree(tmp_path/'holiday').items() if k != '.lock'} == before
+
+@pytest.mark.parametrize('out', ['.', 'run', 'cat/run'])
+def test_a_run_among_its_images(tmp_path, out):
+    pets = folder(tmp_path/'pets'); before = tree(pets); refused(*distil(pets, pets/out), says=['lies inside --data', 'elsewhere']); assert tree(pets) == before
+
+def test_a_set_that_was_being_overwritten(run, tmp_path):
+    "Killed while it replaces a finished set, a run is known as ours and can be made again."
+    shutil.copytree(run, tmp_path/'run'); (tmp_path/'run'/'ogm.json').rename(tmp_path/'run'/'.saving'); shutil.rmtree(tmp_path/'run'/'work')
+    from ogm.distilled import DistilledSet, finished
+    DistilledSet.load(run).save(tmp_path/'run'); assert finished(tmp_path/'run') and not (tmp_path/'run'/'.saving').exists()
+
+def test_a_folder_that_changed(tmp_path):
+    "It does not continue a run of its old self, and the scores of a finished one are kept beside the new."
+    pets, new = folder(tmp_path/'pets', n=10), np.random.default_rng(9).integers(0, 256, (8, 8, 3), dtype=np.uint8); assert ogm(*distil(pets, tmp_path/'a'))[0] == ogm(*distil(pets, tmp_path/'b'))[0] == 0
+    score = ['evaluate', tmp_path/'a', '--seeds', '1', '--epochs', '1', '--device', 'cpu']; assert ogm(*score)[0] == 0; (tmp_path/'b'/'ogm.json').unlink()
+    Image.fromarray(new).save(pets/'cat'/'new.png'); refused(*distil(pets, tmp_path/'b'), says='was begun with images (fingerprint)')
+    code, said, _ = ogm(*score); assert code == 0 and 'has changed since the set was made' in said and len(list((tmp_path/'a'/'scores').glob('*.json'))) == 2
+    (pets/'cat'/'new.png').unlink(); assert ogm(*distil(pets, tmp_path/'b'))[0] == 0 and 'has changed' not in ogm(*score)[1]
+
+def test_nothing_to_score_on(run, tmp_path): refused('evaluate', run, '--data', run, '--epochs', '1', says='no images to score on')
+
+def test_a_moved_run_says_what_is_missing(images, tmp_path):
+    pets = shutil.copytree(images, tmp_path/'pets'); assert ogm(*distil(pets, tmp_path/'run'))[0] == 0; shutil.rmtree(pets)
+    refused('evaluate', tmp_path/'run', says=[pets, 'was made of cannot be opened', 'give --data'])
+
+def test_a_trained_network_is_not_replaced(images, tmp_path):
+    words = ['train', '--data', images, '--out', tmp_path/'net', '--arch', 'convnet1-w4', '--epochs', '1', '--device', 'cpu']; assert ogm(*words)[0] == 0
+    before = tree(tmp_path/'net'); refused(*words, says='already holds a trained network'); assert tree(tmp_path/'net') == before
