@@ -336,6 +336,7 @@ def _judges(run, ds, data): # (source of the images to be classified, what to ad
     try: src = open_source(name, size=ds.size, seed=ds.config.get('seed', 0)) # the same seed, the same held-out images
     except OgmError as e: raise e if data else OgmError(f'the images that {str(run)!r} was made of cannot be opened: {e}; or give --data') from e
     now = src.digest(); known = ds.config.get('images', now if name == own else '')
+    if not data and 'images' not in ds.config: _say('note: this set does not say which images were held out when it was made, so some of those that it is judged by may have been learnt from')
     if now == known: return src, ''
     if not data: _say(f'note: {name!r} has changed since the set was made, and so may its held-out images have')
     return src, f'-on-{re.sub(r"[^0-9A-Za-z_.-]+", "_", src.name)[:40]}-{now[:6]}'

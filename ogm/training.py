@@ -517,7 +517,7 @@ def _warn_near_chance(h, n_classes, n): # on the images it did not see, or on th
     if rank() == 0 and h.last is not None and h.last < floor:
         warnings.warn(f'the teacher reaches {h.last:.1%} of {n} images, chance is {chance:.1%}: give it more epochs or images, or check the labels', stacklevel=3)
     elif rank() == 0 and h.loss[-1] > 0.9*math.log(n_classes):
-        warnings.warn(f'the teacher has learnt next to nothing of its own images, its loss is {h.loss[-1]:.2f} and guessing costs {math.log(n_classes):.2f}: give it more epochs, or a smaller lr', stacklevel=3)
+        warnings.warn(f'the teacher has learnt next to nothing of its own images, its loss is {h.loss[-1]:.2f} and guessing costs {math.log(n_classes):.2f}: give it more epochs, or a smaller learning rate of its own', stacklevel=3)
 
 # %% ../nbs/07_training.ipynb #3c77cef9
 def fit_teacher(source, # a `Source`

@@ -231,3 +231,8 @@ def test_a_moved_run_says_what_is_missing(images, tmp_path):
 def test_a_trained_network_is_not_replaced(images, tmp_path):
     words = ['train', '--data', images, '--out', tmp_path/'net', '--arch', 'convnet1-w4', '--epochs', '1', '--device', 'cpu']; assert ogm(*words)[0] == 0
     before = tree(tmp_path/'net'); refused(*words, says='already holds a trained network'); assert tree(tmp_path/'net') == before
+
+def test_a_set_of_an_earlier_version(run, tmp_path):
+    "It has no fingerprint; that is said, and it is scored all the same."
+    shutil.copytree(run, tmp_path/'run'); f = tmp_path/'run'/'ogm.json'; info = read_json(f); assert len(info['config'].pop('images')) == 16; f.write_text(json.dumps(info))
+    code, said, _ = ogm('evaluate', tmp_path/'run', '--seeds', '1', '--epochs', '1', '--device', 'cpu'); assert code == 0 and 'does not say which images were held out' in said and ' %' in said
