@@ -147,7 +147,7 @@ def finished(run:str|Path, # run directory
     "Whether the run directory holds a finished distilled set."
     return (Path(run)/'ogm.json').is_file()
 
-# %% ../nbs/08_distilled.ipynb #34c02c9a
+# %% ../nbs/08_distilled.ipynb #a44b65c6
 PARTS = 'images', 'data', 'README.md', 'preview.png' # what `save` writes before `ogm.json`
 
 def check_free(run:str|Path, # run directory
@@ -157,14 +157,14 @@ def check_free(run:str|Path, # run directory
     if finished(run) or any((run/p).exists() for p in ('.saving', 'work/settings.json')): return
     if foreign := [n for n in PARTS if (run/n).exists()]: raise OgmError(f'{str(run/foreign[0])!r} is in the way, and was not written by ogm: choose another directory for the set')
 
-# %% ../nbs/08_distilled.ipynb #a44b65c6
+# %% ../nbs/08_distilled.ipynb #c368659a
 def _images(path, pngs, ds):
     seen = [0]*len(ds.classes)
     for i, c in enumerate(ds.classes): (path/folder_name(i, c)).mkdir(parents=True)
     for b, l in zip(pngs, ds.labels.tolist()): 
         (path/folder_name(l, ds.classes[l])/f'{seen[l]:05d}.png').write_bytes(b); seen[l] += 1
 
-# %% ../nbs/08_distilled.ipynb #b2d3eabf
+# %% ../nbs/08_distilled.ipynb #9d11eec0
 def _save(self, run, # directory; created
           overwrite=False, # replace a finished set
          )->Path: # the directory
@@ -185,7 +185,7 @@ def _save(self, run, # directory; created
 
 DistilledSet.save = _save
 
-# %% ../nbs/08_distilled.ipynb #56f602e5
+# %% ../nbs/08_distilled.ipynb #b79e94e9
 def _believable(info, file):
     "Raise `OgmError` for a description that `save` cannot have written."
     if not isinstance(info, dict): raise OgmError(f'{str(file)!r} does not describe a distilled set')
@@ -196,7 +196,7 @@ def _believable(info, file):
     for k, ok in good.items():
         if k not in info or not ok(info[k]): raise OgmError(f'{str(file)!r} has no usable {k} ({repr(info.get(k))[:40]}): fetch the set again')
 
-# %% ../nbs/08_distilled.ipynb #9d11eec0
+# %% ../nbs/08_distilled.ipynb #c4d6e5e1
 def _cells(file):
     "(list of image bytes, list of labels) of the parquet file. Raises `OgmError` when it is something else."
     import pyarrow.parquet as pq

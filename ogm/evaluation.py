@@ -105,10 +105,12 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     recipe, arch, device = get_recipe(recipe), arch or default_arch(ds, teacher), pick_device(device)
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))
     if mean is None or std is None or size is None: raise OgmError('a plain split has no mean, std and size: pass them, or a teacher')
-    called = getattr(arch, '__name__', 'custom') if callable(arch) else arch
+    called = net = arch
+    if callable(arch): # known by what it builds, for two functions may have the same name
+        with seeded(0, 'shape'): called, net = getattr(arch, '__name__', 'custom'), repr(arch(len(ds.classes), size))
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise OgmError('seeds must be at least 1: the score is a mean over students')
-    key = _key(ds, val, recipe=dataclasses.asdict(recipe), labels=labels, arch=called, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
+    key = _key(ds, val, recipe=dataclasses.asdict(recipe), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
     runs = _known(out, key)
     for s in seeds:
         checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'

@@ -198,7 +198,7 @@ def test_students_are_scored_on_images_that_no_one_has_seen(images, tmp_path, mo
 
 @pytest.mark.parametrize('inside', ['images/beach.jpg', 'data/table.parquet', 'README.md', 'preview.png'])
 def test_what_is_not_ours_stays(images, tmp_path, inside):
-    "Neither the command nor `save` replaces a file that ogm did not write, and no teacher is trained first."
+    "The command replaces no file that ogm did not write, and trains no teacher first."
     f = tmp_path/'holiday'/inside; f.parent.mkdir(parents=True); f.write_bytes(b'the only copy'); before = tree(tmp_path/'holiday')
     refused(*distil(images, tmp_path/'holiday'), says=[inside.split('/')[0], 'is in the way', 'choose another'])
     refused(*distil(images, tmp_path/'holiday', '--overwrite'), says='is in the way')
