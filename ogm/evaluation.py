@@ -27,6 +27,7 @@ class Score:
     seeds:list=field(default_factory=list) # which seeds
     name:str='' # what was evaluated
     curves:list=field(default_factory=list) # accuracy after each evaluated epoch, one list a seed
+    val:str='' # fingerprint of the validation images, see `Split.digest`; '' where it is not known
 
     @property
     def mean(self)->float: # 0..1
@@ -118,7 +119,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
         if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=dataclasses.asdict(recipe) | {k: v for k, v in kw.items() if v is not None}, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
         if out and checkpoint and rank() == 0: checkpoint.unlink(missing_ok=True) # the score is on disk
     got = [runs[s] for s in seeds]
-    return Score(title, labels, called, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got])
+    return Score(title, labels, called, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got], val.digest())
 
 # %% ../nbs/13_evaluation.ipynb #61d4a744
 @dataclass
@@ -136,34 +137,40 @@ class Difference:
         "The result of the test, as a page would say it."
         return 'no test' if math.isnan(self.p) else f'p = {self.p:.3f}' if self.p >= .0005 else 'p < 0.001'
 
+def _same_judges(a, b): # by the same images, as far as the scores know
+    if a.val and b.val and a.val != b.val: raise OgmError(f'{a.name or "A"} and {b.name or "B"} were scored on other validation images: evaluate both on the same')
+
 def compare(a:Score, # one score
             b:Score, # another, with at least one seed in common
            )->Difference: # a - b, on the seeds that both have
-    "Paired comparison of two scores on their common seeds. Raises `OgmError` when there are none."
+    "Paired comparison of two scores on their common seeds. Raises `OgmError` when there are none, or when the two were given by other images."
     from scipy.stats import ttest_rel
+    _same_judges(a, b)
     A, B = (dict(zip(s.seeds, s.last)) for s in (a, b)); both = [s for s in A if s in B]
     if not both: raise OgmError(f'{a.name or "A"} has seeds {a.seeds}, {b.name or "B"} has {b.seeds}: a paired test needs the same')
     x, y = [A[s] for s in both], [B[s] for s in both]; d = [u - v for u, v in zip(x, y)]
     p = float(ttest_rel(x, y).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
     return Difference(statistics.fmean(d), statistics.stdev(d) if len(d) > 1 else math.nan, p, len(d))
 
-# %% ../nbs/13_evaluation.ipynb #0ed960e5
+# %% ../nbs/13_evaluation.ipynb #6bf22f75
 def hlr(full:Score, # of the whole set, with hard labels
         distilled:Score, # of the distilled set, with hard labels
        )->float: # difference of two accuracies, -1..1
-    "Hard-label recovery (DD-Ranking): accuracy lost against the whole set, as a fraction; smaller is better. Raises `OgmError` on soft labels."
+    "Hard-label recovery (DD-Ranking): accuracy lost against the whole set, as a fraction; smaller is better. Raises `OgmError` on soft labels, and on other validation images."
+    _same_judges(full, distilled)
     if {full.labels, distilled.labels} != {'hard'}: raise OgmError('HLR compares scores with hard labels')
     return full.mean - distilled.mean
 
-# %% ../nbs/13_evaluation.ipynb #6bf22f75
+# %% ../nbs/13_evaluation.ipynb #21e183df
 def ior(distilled:Score, # of the distilled set
         random:Score, # of randomly chosen images, with the same labels and recipe
        )->float: # difference of two accuracies, -1..1
-    "Improvement over random (DD-Ranking), as a fraction; larger is better. Raises `OgmError` when labels or recipes differ."
+    "Improvement over random (DD-Ranking), as a fraction; larger is better. Raises `OgmError` when labels, recipes or validation images differ."
+    _same_judges(distilled, random)
     if (distilled.labels, distilled.recipe) != (random.labels, random.recipe): raise OgmError('IOR compares scores with the same labels and recipe')
     return distilled.mean - random.mean
 
-# %% ../nbs/13_evaluation.ipynb #7c229510
+# %% ../nbs/13_evaluation.ipynb #057bff12
 def table(rows:dict, # row title -> {column title: Score or text}
          )->str: # Markdown
     "A Markdown table of scores in percent, mean ± standard deviation over seeds; what was not run stays empty."

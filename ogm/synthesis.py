@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'YOUNG', 'ROWS', 'Settings', 'draw_views', 'look', 'share_sums', 'own_rows', 'gather_rows', 'fits_memory',
-           'Synthesis', 'some_classes', 'distill', 'Row', 'find_row']
+           'Synthesis', 'some_classes', 'called', 'distill', 'Row', 'find_row']
 
 # %% ../nbs/12_synthesis.ipynb #0b07cfe1
 import dataclasses, hashlib, json, math, re
@@ -144,10 +144,11 @@ class Synthesis:
                  target, # name -> pseudo-gradient of the real set, not yet orthogonalised
                  settings:Settings, # what to do
                  device, # where
-                 novices=None): # `Novices`, for `settings.eta`
+                 novices=None, # `Novices`, for `settings.eta`
+                 extra=None): # a term of one's own: called with the run in every step, returns a scalar to add to the loss
         self.teacher = teacher.to(device); self.layers, self.target = _fitting(teacher, target, settings, device)
         if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass `Novices`, or leave eta at 0')
-        self.novices = novices if settings.eta else None
+        self.novices, self.extra = novices if settings.eta else None, extra
         if self.novices: fits_memory(novices.at(0), min(settings.batch*world_size(), len(start.labels.unique())), settings)
         self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teacher.bounds()
         self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
@@ -230,6 +231,18 @@ def _class_term(self): # the distance of class-wise gradients, on the novice who
 Synthesis.class_term = _class_term
 
 # %% ../nbs/12_synthesis.ipynb #19a85731
+def called(extra, # a function, or another callable
+          )->str: # its name
+    "What a checkpoint and a result call a term by."
+    return getattr(extra, '__qualname__', type(extra).__name__)
+
+# %% ../nbs/12_synthesis.ipynb #d5663325
+def _own_term(self): # checked, for a wrong shape would be broadcast
+    v = self.extra(self)
+    if not (torch.is_tensor(v) and v.numel() == 1): raise OgmError(f'the extra term {called(self.extra)!r} must return a tensor of one number, not {tuple(v.shape) if torch.is_tensor(v) else type(v).__name__}')
+    return v.reshape(())
+
+# %% ../nbs/12_synthesis.ipynb #904d60b8
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
@@ -237,20 +250,21 @@ def _step(self):
     try: loss, ce, d = ogm_loss(logits, self.y, G, self.target, self.s.gamma, self.s.eps, self.s.orthogonal, self.s.reduction, n=self.n, matcher=self.s.matcher, parts=True, consume=True)
     except OgmError as e: raise OgmError(self.diagnose() or str(e)) from e
     if self.novices: loss = loss + self.s.eta*self.class_term()
+    if self.extra: loss = loss + _own_term(self)
     self.adam.zero_grad(); loss.backward()
     if any_rank(not (loss + self.x.grad.sum()).isfinite()): raise OgmError(self.diagnose() or self.where('in the loss or its derivative'))
     self.adam.step(); self.x.data.clamp_(self.lo, self.hi)
     self.t += 1
     return ce.detach(), d.detach()
 
-# %% ../nbs/12_synthesis.ipynb #904d60b8
+# %% ../nbs/12_synthesis.ipynb #12246dde
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self): return next((self.where(f'in layer {n!r}') for n, g in self.gradients()[1].items() if not g.isfinite().all()), None)
 
 Synthesis.where, Synthesis.diagnose = _where, _diagnose
 
-# %% ../nbs/12_synthesis.ipynb #12246dde
+# %% ../nbs/12_synthesis.ipynb #a4a8dc5e
 def _advance(self):
     "Close batch `b`: keep its images and, for the batches that follow, its share of the history; open the next."
     if self.s.history and self.b < self.n_batches: self.past = {n: g.detach() for n, g in self.gradients(max(self.t - 1, 0))[1].items()}
@@ -260,20 +274,20 @@ def _advance(self):
 
 Synthesis.step, Synthesis.advance = _step, _advance
 
-# %% ../nbs/12_synthesis.ipynb #a4a8dc5e
+# %% ../nbs/12_synthesis.ipynb #438446c3
 def _fingerprint(self):
     later = dict(matcher='pseudo', eta_layers=YOUNG['eta_layers'], eta_share=YOUNG['eta_share']) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
-    return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '')
+    return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '')
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #438446c3
+# %% ../nbs/12_synthesis.ipynb #e1ce4e22
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -284,7 +298,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #c2785aa0
+# %% ../nbs/12_synthesis.ipynb #b38b4d77
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -307,7 +321,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #b38b4d77
+# %% ../nbs/12_synthesis.ipynb #72d35a7a
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -323,7 +337,7 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #72d35a7a
+# %% ../nbs/12_synthesis.ipynb #3e7b4b59
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them
             start:DistilledSet, # images to begin from: `rded`, `herding_set`, `random_set` or `noise_set`
@@ -333,6 +347,7 @@ def distill(source, # `Source` of real images
             every:int=100, # steps between checkpoints
             log:list|None=None, # filled with [batch, step, cross-entropy, distance]
             device=None, # where to compute; None picks
+            extra=None, # a term of one's own: called with the `Synthesis` in every step, returns a scalar to add to the loss; a checkpoint knows it by its name only
             **settings, # see `Settings`
            )->DistilledSet: # the synthetic images
     "Orthogonal Gradient Matching (Algorithm 2). Raises `OgmError` on mismatched classes or sizes and on numbers that are not finite."
@@ -343,15 +358,15 @@ def distill(source, # `Source` of real images
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
     if target is None: target = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
     young = Novices(dataclasses.replace(source, size=teacher.size), teacher.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
-    run = Synthesis(teacher, start, target, s, device, young)
+    run = Synthesis(teacher, start, target, s, device, young, extra)
     if work: run.resume(work)
     run.run(work, every)
     if log is not None: log.extend(run.log)
     if work and rank() == 0: write_json(Path(work)/'log.json', run.log)
-    config = dict(start.config, method='ogm', synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {})
+    config = dict(start.config, method='ogm', synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {}, **{'extra': called(extra)} if extra else {})
     return dataclasses.replace(start, images=torch.cat(run.finished), config=config, mean=teacher.mean, std=teacher.std)
 
-# %% ../nbs/12_synthesis.ipynb #e3f4b8e5
+# %% ../nbs/12_synthesis.ipynb #0194b1aa
 @dataclass(frozen=True)
 class Row:
     "One line of a table: a start and what is done with it."
@@ -360,6 +375,7 @@ class Row:
     synthesis:dict|None=None # fields of `Settings`; None: the start itself
     title:str='' # how the row is called
     unfold:bool=False # the student sees each cell of a mosaic as an image of its own
+    extra:object=None # a term of one's own, as for `distill`
 
 ROWS = {
     'random':      Row('random', 1, None, 'Random'),
@@ -380,16 +396,17 @@ ROWS = {
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
-# %% ../nbs/12_synthesis.ipynb #aa2cef51
+# %% ../nbs/12_synthesis.ipynb #b42f9cf6
 def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a `Row` is its own
             )->Row: # the row
     "A named row, with settings changed after a colon. Raises `OgmError` on unknown names and fields."
     if isinstance(name, Row):
         if not name.title: raise OgmError('a row needs a title, by which its files are called')
+        if name.extra and name.synthesis is None: raise OgmError(f'row {name.title!r} has a term and no synthesis: give it one, which may be empty')
         Settings(**(name.synthesis or {})); return name
     base, _, changes = name.partition(':')
     if base not in ROWS: raise OgmError(f'there is no row or preset {base!r}: choose one of {", ".join(ROWS)}')
-    row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title')}; kw = changes_in(name, SimpleNamespace(**own), Settings())
+    row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title', 'extra')}; kw = changes_in(name, SimpleNamespace(**own), Settings())
     start, kw = {k: v for k, v in kw.items() if k in own}, {k: v for k, v in kw.items() if k not in own}
     if kw and row.synthesis is None: raise OgmError(f'row {base!r} has no synthesis whose settings could change: {changes!r}')
     if 'seed' in kw: raise OgmError(f'{name!r}: a seed is not of the row but of the run: give --seed')
