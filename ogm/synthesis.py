@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'YOUNG', 'ROWS', 'Settings', 'draw_views', 'look', 'share_sums', 'own_rows', 'gather_rows', 'fits_memory',
-           'Synthesis', 'some_classes', 'called', 'distill', 'Row', 'find_row']
+           'Synthesis', 'siamese', 'some_classes', 'called', 'distill', 'Row', 'find_row']
 
 # %% ../nbs/12_synthesis.ipynb #0b07cfe1
 import dataclasses, hashlib, json, math, re
@@ -45,6 +45,7 @@ class Settings:
     age:int=100 # updates after which one gives way to a newborn
     eta_layers:int=0 # how many of their last layers have their gradients compared; 0: all
     eta_share:float=1. # share of the classes that a step compares: 1, 1/2, 1/3, ...
+    eta_augment:bool=False # novices see synthetic and real images changed alike, see `siamese`
     matcher:str='pseudo' # what is compared: 'pseudo' gradients (Equation 11), 'true' ones, or 'bn' statistics
     seed:int=0 # of the views
 
@@ -54,11 +55,11 @@ class Settings:
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
         for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1,
                           **{k: getattr(self, k) in v for k, v in CHOICES.items()}, scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
-                          betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views')}).items():
+                          betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views', 'eta_augment')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: ' + (f'choose one of {", ".join(CHOICES[k])}' if k in CHOICES else 'see the settings of synthesis'))
         if not self.eta and (odd := [k for k, v in YOUNG.items() if getattr(self, k) != v]): raise OgmError(f'{odd[0]} = {getattr(self, odd[0])} is of the novices, which have no weight: give --eta a value above 0')
 
-YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share')} # what speaks of novices only, and its defaults
+YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share', 'eta_augment')} # what speaks of novices only, and its defaults
 
 def _is_pattern(v): # None, or a regular expression
     try: return v is None or isinstance(v, str) and bool(re.compile(v))
@@ -196,6 +197,17 @@ def _gradients(self, t=None, views=None):
 Synthesis.views, Synthesis.gradients = _views, _gradients
 
 # %% ../nbs/12_synthesis.ipynb #c50cedf7
+def siamese(x:torch.Tensor, # (n, 3, s, s) normalised images
+            generator:torch.Generator, # of the one change for all, on the CPU
+           )->torch.Tensor: # (n, 3, s, s), differentiable in x
+    "Mirror, shift by up to an eighth of the side, brightness by up to half a unit, saturation up to twice, contrast by up to a half; all images alike (DSA)."
+    s, p, (mirror, light, colour, contrast) = x.shape[-1], x.shape[-1]//8, torch.rand(4, generator=generator).tolist()
+    i, j = torch.randint(0, 2*p + 1, (2,), generator=generator).tolist()
+    x = F.pad(x.flip(-1) if mirror < .5 else x, (p,)*4)[..., i:i + s, j:j + s] + light - .5
+    grey = x.mean(1, keepdim=True); x = grey + 2*colour*(x - grey)
+    level = x.mean((1, 2, 3), keepdim=True); return level + (.5 + contrast)*(x - level)
+
+# %% ../nbs/12_synthesis.ipynb #bf9e9f1c
 def _units(x, old, new): # from how the one normalises to how the other does
     row = lambda v: x.new_tensor(v).view(3, 1, 1)
     return x if (old.mean, old.std) == (new.mean, new.std) else (x*row(old.std) + row(old.mean) - row(new.mean))/row(new.std)
@@ -203,12 +215,15 @@ def _units(x, old, new): # from how the one normalises to how the other does
 def _cells(x, f): # every cell of every mosaic, enlarged
     return x if f == 1 else resize(unstitch(x, f), x.shape[-1])
 
+def _changed(self, x): # all alike in a step, if they are to be
+    return siamese(x, rng(self.s.seed, 'siamese', self.b, self.t)) if self.s.eta_augment else x
+
 def _real_gradients(self, net, layers, classes): # of the examples of this step, class by class; each rank looks at its share
     x, y = self.novices.examples((self.b-1)*self.s.iters + self.t, classes); own = own_rows(len(y))
-    G = class_gradients(net, self.novices.normalize(x[own]), y[own], classes, layers)
+    G = class_gradients(net, _changed(self, self.novices.normalize(x[own])), y[own], classes, layers)
     return {n: sum_ranks(g.detach()) for n, g in G.items()}
 
-# %% ../nbs/12_synthesis.ipynb #b42ac969
+# %% ../nbs/12_synthesis.ipynb #19a85731
 def some_classes(classes:torch.Tensor, # (c,) int64
                  share:float, # 1, 1/2, 1/3, ...
                  seed:int, # of the order
@@ -220,29 +235,29 @@ def some_classes(classes:torch.Tensor, # (c,) int64
     order = torch.randperm(len(classes), generator=rng(seed, 'classes', b, turn)).to(classes.device)
     return classes[order[k::parts].sort().values]
 
-# %% ../nbs/12_synthesis.ipynb #bf9e9f1c
+# %% ../nbs/12_synthesis.ipynb #904d60b8
 def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
     net = self.novices.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
     classes = some_classes(self.labels.unique(), self.s.eta_share, self.s.seed, self.b, self.t); now = torch.isin(self.y, classes)
     f = self.start.factor if self.s.patch_views else 1; cells, y = _cells(_units(self.x[now], self.teacher, self.novices), f), self.y[now].repeat_interleave(f*f)
-    G = share_sums(class_gradients(net, cells, y, classes, layers, create_graph=True))
+    G = share_sums(class_gradients(net, _changed(self, cells), y, classes, layers, create_graph=True))
     return class_distance(G, _real_gradients(self, net, layers, classes))
 
 Synthesis.class_term = _class_term
 
-# %% ../nbs/12_synthesis.ipynb #19a85731
+# %% ../nbs/12_synthesis.ipynb #12246dde
 def called(extra, # a function, or another callable
           )->str: # its name
     "What a checkpoint and a result call a term by."
     return getattr(extra, '__qualname__', type(extra).__name__)
 
-# %% ../nbs/12_synthesis.ipynb #d5663325
+# %% ../nbs/12_synthesis.ipynb #a9f8abca
 def _own_term(self): # checked, for a wrong shape would be broadcast
     v = self.extra(self)
     if not (torch.is_tensor(v) and v.numel() == 1): raise OgmError(f'the extra term {called(self.extra)!r} must return a tensor of one number, not {tuple(v.shape) if torch.is_tensor(v) else type(v).__name__}')
     return v.reshape(())
 
-# %% ../nbs/12_synthesis.ipynb #904d60b8
+# %% ../nbs/12_synthesis.ipynb #a4a8dc5e
 def _step(self):
     "One Adam step on the present batch. Raises `OgmError` with batch, step and layer when a number is not finite."
     for g in self.adam.param_groups: g['lr'] = self.s.lr*.5*(1 + math.cos(math.pi*self.t/self.s.iters))
@@ -257,14 +272,14 @@ def _step(self):
     self.t += 1
     return ce.detach(), d.detach()
 
-# %% ../nbs/12_synthesis.ipynb #12246dde
+# %% ../nbs/12_synthesis.ipynb #438446c3
 def _where(self, place): return f'synthesis stopped: not a number {place}, batch {self.b}, step {self.t}; the last checkpoint is intact: try a smaller lr or a larger eps'
 
 def _diagnose(self): return next((self.where(f'in layer {n!r}') for n, g in self.gradients()[1].items() if not g.isfinite().all()), None)
 
 Synthesis.where, Synthesis.diagnose = _where, _diagnose
 
-# %% ../nbs/12_synthesis.ipynb #a4a8dc5e
+# %% ../nbs/12_synthesis.ipynb #e1ce4e22
 def _advance(self):
     "Close batch `b`: keep its images and, for the batches that follow, its share of the history; open the next."
     if self.s.history and self.b < self.n_batches: self.past = {n: g.detach() for n, g in self.gradients(max(self.t - 1, 0))[1].items()}
@@ -274,9 +289,9 @@ def _advance(self):
 
 Synthesis.step, Synthesis.advance = _step, _advance
 
-# %% ../nbs/12_synthesis.ipynb #438446c3
+# %% ../nbs/12_synthesis.ipynb #648f14e3
 def _fingerprint(self):
-    later = dict(matcher='pseudo', eta_layers=YOUNG['eta_layers'], eta_share=YOUNG['eta_share']) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
+    later = dict(matcher='pseudo', **{k: YOUNG[k] for k in ('eta_layers', 'eta_share', 'eta_augment')}) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
@@ -287,7 +302,7 @@ def _state(self):
     t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
     return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
 
-# %% ../nbs/12_synthesis.ipynb #e1ce4e22
+# %% ../nbs/12_synthesis.ipynb #ef12aa44
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
@@ -298,7 +313,7 @@ def _save_state(self, work):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
     save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
 
-# %% ../nbs/12_synthesis.ipynb #b38b4d77
+# %% ../nbs/12_synthesis.ipynb #3e7b4b59
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
     self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
@@ -321,7 +336,7 @@ def _restore(self, state):
 
 Synthesis.state, Synthesis.save, Synthesis.resume, Synthesis.restore = _state, _save_state, _resume, _restore
 
-# %% ../nbs/12_synthesis.ipynb #72d35a7a
+# %% ../nbs/12_synthesis.ipynb #209f374d
 def _run(self, work=None, every=100, log_every=20):
     "All steps that are left, with a checkpoint every `every` steps and on SIGINT or SIGTERM."
     bar = progress(desc='synthesis', total=self.n_batches*self.s.iters, initial=(self.b-1)*self.s.iters + self.t)
@@ -337,7 +352,7 @@ def _run(self, work=None, every=100, log_every=20):
 
 Synthesis.run = _run
 
-# %% ../nbs/12_synthesis.ipynb #3e7b4b59
+# %% ../nbs/12_synthesis.ipynb #f13bc9cc
 def distill(source, # `Source` of real images
             teacher, # `Teacher` trained on them
             start:DistilledSet, # images to begin from: `rded`, `herding_set`, `random_set` or `noise_set`
@@ -366,7 +381,7 @@ def distill(source, # `Source` of real images
     config = dict(start.config, method='ogm', synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {}, **{'extra': called(extra)} if extra else {})
     return dataclasses.replace(start, images=torch.cat(run.finished), config=config, mean=teacher.mean, std=teacher.std)
 
-# %% ../nbs/12_synthesis.ipynb #0194b1aa
+# %% ../nbs/12_synthesis.ipynb #dbcfc46b
 @dataclass(frozen=True)
 class Row:
     "One line of a table: a start and what is done with it."
@@ -396,7 +411,7 @@ ROWS = {
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
-# %% ../nbs/12_synthesis.ipynb #b42f9cf6
+# %% ../nbs/12_synthesis.ipynb #9bf60f30
 def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a `Row` is its own
             )->Row: # the row
     "A named row, with settings changed after a colon. Raises `OgmError` on unknown names and fields."
