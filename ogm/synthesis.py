@@ -407,7 +407,7 @@ ROWS = {
     'ce':          Row('rded', 1, dict(gamma=0.), 'cross-entropy alone'),
     'bn':          Row('rded', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on RDED'),
     'bn-noise':    Row('noise', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on noise'),
-    'ogm-plus':    Row('herding', 2, dict(iters=500, lr=.02, gamma=.5, eta=6., eta_layers=2, eta_share=.5), 'ogm-plus', unfold=True),
+    'ogm-plus':    Row('herding', 2, dict(iters=500, gamma=.5, eta=30., eta_layers=2, eta_share=.5, eta_augment=True), 'ogm-plus', unfold=True),
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
