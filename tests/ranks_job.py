@@ -61,7 +61,7 @@ def compute(work):
     half.save(work/f'half{world_size()}'); r['real target'], r['first'] = T, first.images                    # to be continued on another number of ranks
     r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
     young = lambda **kw: pixels(t.double(), first, {n: G.double() for n, G in T.items()}, 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., **kw) # batches of 20 and 10
-    r['novices'], r['few classes'] = young(), young(eta_layers=1, eta_share=.2) # of two classes a rank often has no image
+    r['novices'], r['changed alike'], r['few classes'] = young(), young(eta_augment=True), young(eta_layers=1, eta_share=.2) # of two classes a rank often has no image
     r['herding'] = herding_set(src, teacher, 3, factor=2, device='cpu').images
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)
