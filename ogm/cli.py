@@ -75,16 +75,17 @@ def get_start(source, # `Source` of real images
               seed:int, # the run's seed
               device, # where to compute
               work:Path, # directory that keeps what is done
+              chroma:int=1, # 2: two mosaics in each image, with colours at half the resolution
              )->object: # a `DistilledSet` of ipc images a class
     "Starting images, selected or drawn, and kept. Raises `OgmError` as `rded` does."
     from ogm.core import load_tensors, save_tensors
     from ogm.distilled import DistilledSet
     from ogm.rded import make_start
-    make = lambda: make_start(source, teacher, init, ipc, factor, seed=seed, device=device, work=work/'rded')
-    save = lambda d, f: save_tensors(f, dict(images=d.images, labels=d.labels), factor=d.factor, config=d.config)
+    make = lambda: make_start(source, teacher, init, ipc, factor, chroma=chroma, seed=seed, device=device, work=work/'rded')
+    save = lambda d, f: save_tensors(f, dict(images=d.images, labels=d.labels), factor=d.factor, config=d.config, chroma=d.chroma)
     def load(f):
         t, m = load_tensors(f)
-        return DistilledSet(t['images'], t['labels'], list(source.classes), source.ids, teacher.mean, teacher.std, m['factor'], m['config'])
+        return DistilledSet(t['images'], t['labels'], list(source.classes), source.ids, teacher.mean, teacher.std, m['factor'], m['config'], m.get('chroma', 1))
     out = kept(work/'start.safetensors', make, save, load); _drop(work, 'rded')
     return out
 
@@ -111,11 +112,13 @@ def _trainable(source, arch, s, init): # whether such a teacher will do for what
     if s.eta: fits_memory(net, min(s.batch*world_size(), source.n_classes), s)
     if init == 'herding': penultimate(Teacher(net, arch, source.size, (.5,)*3, (.5,)*3, source.classes), torch.zeros(1, 3, source.size, source.size))
 
-def _possible(source, init, ipc, factor): # as far as the images tell
-    from ogm.core import OgmError; from ogm.rded import STARTS
+def _possible(source, init, ipc, factor, chroma=1): # as far as the images tell
+    from ogm.core import OgmError; from ogm.rded import STARTS, default_factor
     if init not in STARTS: raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(STARTS)}')
     if factor is not None and factor < 1: raise OgmError(f'factor is {factor}: give a whole number from 1')
     if factor is not None and factor > source.size: raise OgmError(f'factor {factor} is larger than the image ({source.size} px): choose a smaller factor')
+    if chroma not in (1, 2): raise OgmError(f'chroma is {chroma}: give 1, or 2 for two mosaics in each image')
+    if chroma == 2 and (cell := source.size//(factor or default_factor(source.size) if init == 'rded' else factor or 1)) % 2: raise OgmError(f'cells of {cell} px cannot share a colour between two pixels: choose another --factor')
     if ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed')
     n, few = min((len(source.train.indices(c)), c) for c in range(source.n_classes))
     if ipc > n: raise OgmError(f'ipc is {ipc}, but class {source.classes[few]!r} has only {n} image{"s"*(n > 1)}: choose ipc at most {n}')
@@ -131,6 +134,7 @@ def run_distill(source, # `Source` of real images
                 init='rded', # start from 'rded', 'herding', 'random' or 'noise'
                 ipc=10, # images per class
                 factor=None, # patches a side; None: by image size
+                chroma=1, # 2: two mosaics in each image, with colours at half the resolution; for students that see each cell by itself
                 seed=0, # of everything
                 device=None, # where to compute
                 overwrite=False, # replace a finished run
@@ -146,11 +150,11 @@ def run_distill(source, # `Source` of real images
     if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     if overwrite and finished(out) and rank() == 0: _clear(out)
-    barrier(); work, digest = out/'work', source.digest(); _possible(source, init, ipc, factor)
+    barrier(); work, digest = out/'work', source.digest(); _possible(source, init, ipc, factor, chroma); unfold = unfold or chroma > 1
     if not teacher: _trainable(source, arch, s, init)
-    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size, **{IMAGES: digest}) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold), younger=dict(dataclasses.asdict(Settings()), unfold=False, **{IMAGES: digest}))
+    remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size, **{IMAGES: digest}) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold, chroma=chroma), younger=dict(dataclasses.asdict(Settings()), unfold=False, chroma=1, **{IMAGES: digest}))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
-    start = get_start(source, t, init, ipc, factor, seed, device, work)
+    start = get_start(source, t, init, ipc, factor, seed, device, work, chroma)
     if s.iters:
         target = get_target(source, t, s.view, s.layers, device, work, s.matcher)
         ds = distill(source, t, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
@@ -206,6 +210,7 @@ def plan_road(source, # `Source`
               init='rded', # as for `distill`
               ipc:int=10, # images per class
               factor:int=None, # patches a side
+              chroma:int=1, # 2: two mosaics in each image
               device='cpu', # where to measure
              )->dict: # 'rows': {step: (what, count of batches or steps, seconds)}, 'memory' and 'disk' in bytes
     "What `run_distill` would do, and an estimate of what it costs."
@@ -217,7 +222,7 @@ def plan_road(source, # `Source`
     t, row = _plan_teacher(source, few, teacher, arch, epochs, device, workers); rows = dict(teacher=row)
     young = Novices(dataclasses.replace(source, size=t.size), t.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
     for k in range(s.novices if young else 0): young.at(k) # their youth is not a step's usual cost
-    size = t.size; factor = factor or (default_factor(size) if init == 'rded' else 1); look, cell = max(300, ipc*factor**2), size//factor
+    size = t.size; factor = factor or (default_factor(size) if init == 'rded' else 1); look, cell = max(300, chroma*ipc*factor**2), size//factor
     if init == 'rded':
         some, looked = torch.arange(min(n, 64)), int(torch.bincount(split.labels, minlength=C).clamp(max=look).sum())
         score = lambda: [realism(t, c.flatten(0, 1), torch.zeros(len(c)*5, dtype=torch.long)) for c in crop_batches(split, some, cell, 32, 5, 0, t.device, 0)]
@@ -229,7 +234,7 @@ def plan_road(source, # `Source`
     layers, kw = match_layers(t.net, s.matcher, s.layers), dict(device=device, matcher=s.matcher); target = real_target(few, t, s.view, layers, **kw)
     rows['target'] = f'{n:,} images, {len(layers)} layers', math.ceil(n/256), _clock(lambda: real_target(few, t, s.view, layers, **kw), device)*n/len(few)/workers
     N, whole = ipc*C, s.batch*W; m = min(N, whole); x = torch.cat([b for b, _ in few.batches(size, 64)])[torch.arange(m) % len(few)]
-    run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor), target, s, device, young)
+    run = Synthesis(t, DistilledSet(x, torch.arange(m) % C, source.classes, source.ids, t.mean, t.std, factor, chroma=chroma), target, s, device, young)
     rows['synthesis'] = f'{N:,} images of {size} px, {math.ceil(N/whole)} batches of {m:,}, {s.iters:,} steps each', math.ceil(N/whole)*s.iters, _clock(run.step, device, 3)*math.ceil(N/whole)*s.iters if s.iters else 0.
     return dict(rows=rows, memory=_peak_bytes(device), disk=_sizes(N, size, whole, t, target), world_size=W, device=str(device))
 
@@ -259,6 +264,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             eta_augment:bool=False, # show them synthetic and real images changed alike
             init:str='rded', # start from: rded, herding, random, noise
             factor:int=None, # patches a side of each image; None: with rded 2 from 128 px, else 1
+            chroma:int=1, # 2: two mosaics in each image, with colours at half the resolution; students see each patch by itself
             iters:int=1000, # Adam steps a batch
             batch:int=100, # images a batch and device
             lr:float=0.05, # Adam's step length
@@ -281,7 +287,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     from ogm.data import open_source
     _apart(data, out)
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
-        road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, device=dev)
+        road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, device=dev)
         settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, eta_augment=eta_augment, view=view, eps=eps, orthogonal=orthogonal, history=history)
         unfold = bool(preset and _preset(preset, road, settings)) # before the images, which may be many
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
@@ -295,7 +301,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
 def _said_twice(name, given): # refuse options that speak of what the preset is about; return what it says, and the row
     from ogm.core import OgmError
     from ogm.synthesis import Settings, find_row
-    row = find_row(name); says = dict(init=row.init, factor=row.factor) | (dict(iters=0) if row.synthesis is None else row.synthesis)
+    row = find_row(name); says = dict(init=row.init, factor=row.factor, chroma=row.chroma) | (dict(iters=0) if row.synthesis is None else row.synthesis)
     for k, v in given.items():
         if k in says and k != 'iters' or k in (row.synthesis or {}): raise OgmError(f'--{k} {v} beside --preset {name}: say it in the preset, as in {name.partition(":")[0]}:{k}={v}')
         if row.synthesis is None and k in vars(Settings()) and k != 'seed': raise OgmError(f'--{k} {v} has no meaning beside --preset {name}, which has no synthesis')
@@ -362,7 +368,7 @@ def evaluate(run:str, # directory of a finished set
         file = Path(run)/'work'/'teacher.safetensors'; src, on = _judges(run, ds, data)
         teacher = load_teacher(file, src, device=dev) if labels == 'soft' and file.exists() else None
         if not isinstance(arch := arch or ds.config.get('arch'), (str, type(None))): raise OgmError(f'{run!r} names no network: give --arch')
-        unfold = unfold or ds.config.get('unfold') is True
+        unfold = unfold or ds.config.get('unfold') is True or ds.chroma > 1
         out = Path(run)/'scores'/f'{file_name(recipe)}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}{on}.json'
         _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
 
@@ -415,9 +421,9 @@ def show(run:str, # directory of a finished set
         ):
     "Draw one or two distilled sets as a PNG."
     from ogm.core import OgmError
-    from ogm.distilled import DistilledSet, by_class
+    from ogm.distilled import DistilledSet, by_class, mosaics
     if images < 1 or classes < 1: raise OgmError(f'images is {images}, classes is {classes}: give at least 1')
-    sets = {Path(r).name: DistilledSet.load(r) for r in (run, other) if r}
+    sets = {Path(r).name: mosaics(DistilledSet.load(r)) for r in (run, other) if r}
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 

@@ -98,10 +98,11 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              device=None, # where to compute; None picks
              **kw, # further arguments of `train`: epochs, batch_size, eval_every, …
             )->Score: # accuracies, one a seed
-    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher."
+    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher, images that hold two mosaics each."
     if labels not in ('hard', 'soft'): raise OgmError(f"unknown labels {labels!r}: choose 'hard' or 'soft'")
     if labels == 'soft' and teacher is None: raise OgmError('soft labels need a teacher: pass one, or choose hard labels')
     if not len(val): raise OgmError('there are no images to score on: give validation images (--data)')
+    if getattr(ds, 'chroma', 1) > 1: raise OgmError('these images hold two mosaics each, with the colours apart, and no student can read them: pass unfold(ds), of ogm.distilled')
     same_order(ds, val); title = recipe if isinstance(recipe, str) else 'custom'
     recipe, arch, device = get_recipe(recipe), arch or default_arch(ds, teacher), pick_device(device)
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))

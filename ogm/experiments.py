@@ -36,7 +36,7 @@ def make_images(source, # `Source` of real images
                 targets:dict|None=None, # real targets computed so far, by (view, layers, matcher); filled
                )->tuple: # (DistilledSet, {'seconds', 'peak_bytes'}, empty where they cannot be told)
     "Images of a row and what they cost. Raises `OgmError` on settings that cannot be."
-    start = make_start(source, teacher, row.init, ipc, row.factor, seed=seed, device=device)
+    start = make_start(source, teacher, row.init, ipc, row.factor, chroma=row.chroma, seed=seed, device=device)
     if row.synthesis is None: return start, {}
     s, targets = Settings(**row.synthesis), {} if targets is None else targets; key = s.view, s.layers, s.matcher
     if key not in targets: targets[key] = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
@@ -53,7 +53,7 @@ def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
 def _other(old, row, seed, epochs, source, teacher): # the first thing in which a file differs from its row today; '' when nothing does
     full = lambda s: s if s is None else json.loads(json.dumps(dataclasses.asdict(Settings(**s))))
-    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
+    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, chroma=row.chroma, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
     was = {k: full(old[k]) if k == 'synthesis' else old[k]['sha256'] if k == 'teacher' else old[k] for k in now if k in old}
     words = dict(n_train='number of training images', n_val='number of validation images', epochs='number of epochs')
     return next((words.get(k, k) for k in was if was[k] != now[k]), '')
@@ -86,7 +86,7 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
     score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l))
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, epochs=epochs, source=source.name, images=source.digest(),
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, epochs=epochs, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
                      bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)

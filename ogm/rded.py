@@ -7,7 +7,7 @@ __all__ = ['AREA', 'WIDE', 'STARTS', 'default_factor', 'crop_batches', 'realism'
            'noise_set', 'herd', 'penultimate', 'herding_set', 'make_start']
 
 # %% ../nbs/09_rded.ipynb #79dd87ce
-import hashlib, re, time, warnings
+import dataclasses, hashlib, re, time, warnings
 from collections.abc import Iterator
 from pathlib import Path
 import torch, torch.nn.functional as F
@@ -16,7 +16,7 @@ from .core import CHECKPOINT_SECONDS, OgmError, load_tensors, pick_device, progr
 from .data import decode, in_workers
 from .distilled import DistilledSet
 from .models import denormalize, match_classes
-from .patches import crop_resize, fit_boxes, resize, stitch
+from .patches import crop_resize, fit_boxes, pack_colours, resize, stitch, unstitch
 from .training import channel_stats
 
 # %% ../nbs/09_rded.ipynb #c671cee2
@@ -299,18 +299,28 @@ def herding_set(source, # `Source`: its training images
 # %% ../nbs/09_rded.ipynb #1e82c90b
 STARTS = 'rded', 'herding', 'random', 'noise'
 
+def _packed(ds): # two mosaics of each class in one image
+    n, C, f = len(ds)//(2*len(ds.classes)), len(ds.classes), ds.factor
+    if ds.size//f % 2: raise OgmError(f'cells of {ds.size//f} px cannot share a colour between two pixels: choose another factor for images of {ds.size} px')
+    cells = unstitch(ds.images, f).unflatten(0, (n, 2, C, f*f)).transpose(1, 2).flatten(0, 3).float()
+    images = _fill(pack_colours(cells, f, 255.).round().byte(), ds.size)
+    return dataclasses.replace(ds, images=images, labels=ds.labels[:n*C], config=ds.config | dict(ipc=n, chroma=2), chroma=2)
+
 def make_start(source, # `Source` of real images
                teacher, # frozen `Teacher`
                init:str, # one of `STARTS`
                ipc:int, # images per class
                factor:int|None=None, # patches a side; None: for RDED `default_factor`, else 1
                *,
+               chroma:int=1, # 2: two mosaics in each image, with colours at half the resolution
                seed:int=0, # the run's seed
                device=None, # as for `pick_device`
                work=None, # directory for what RDED keeps, to continue from
               )->DistilledSet: # rows as in `rded`
-    "Starting images by name. Raises `OgmError` on an unknown name, and as `rded` does."
+    "Starting images by name. Raises `OgmError` on an unknown name, cells of an odd side that are to share colours, and as `rded` does."
     if init not in STARTS: raise OgmError(f'{init!r} is no start: choose one of {", ".join(STARTS)}')
+    if chroma not in (1, 2): raise OgmError(f'chroma must be 1, or 2 for colours at half the resolution, not {chroma!r}')
+    if chroma == 2: return _packed(make_start(source, teacher, init, 2*ipc, factor, seed=seed, device=device, work=work))
     if init == 'rded': return rded(source, teacher, ipc, factor, seed=seed, device=device, work=work)
     if init == 'herding': return herding_set(source, teacher, ipc, factor or 1, seed=seed, device=device)
     return dict(random=random_set, noise=noise_set)[init](source, ipc, factor or 1, teacher=teacher, seed=seed)

@@ -17,7 +17,7 @@ from .data import is_number
 from .distilled import DistilledSet
 from .gradients import MATCHERS, class_gradients, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
 from .loss import class_distance, ogm_loss, orient
-from .patches import crop_boxes, crop_resize, resize, unstitch
+from .patches import crop_boxes, crop_resize, resize, unpack_colours, unstitch
 from .rded import STARTS
 from .training import Novices
 
@@ -82,9 +82,10 @@ def draw_views(n:int, # images
 def look(x:torch.Tensor, # (n, 3, s, s) normalised images
          boxes:torch.Tensor, # (n, 4)
          flips:torch.Tensor, # (n,) bool
-        )->torch.Tensor: # (n, 3, s, s), differentiable in x
+         size:int|None=None, # side of a view in pixels; None: as the images
+        )->torch.Tensor: # (n, 3, size, size), differentiable in x
     "Images as seen through their views."
-    out = crop_resize(x, boxes, x.shape[-1])
+    out = crop_resize(x, boxes, size or x.shape[-1])
     return torch.where(flips.to(x.device)[:, None, None, None], out.flip(-1), out)
 
 # %% ../nbs/12_synthesis.ipynb #750301d7
@@ -180,8 +181,20 @@ def _load_batch(self):
 Synthesis.load_batch = _load_batch
 
 # %% ../nbs/12_synthesis.ipynb #c1036852
+def _cells(self, x): # (n, 3, s, s) -> every cell of every image, normalised as the teacher has it
+    f = self.start.factor if self.s.patch_views else 1
+    if self.start.chroma == 1: return unstitch(x, f)
+    row = lambda v: x.new_tensor(v).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
+    return (unpack_colours(x*std + mean, f) - mean)/std
+
+def _unpacked_views(self, t): # of images with two mosaics
+    cells, g = _cells(self, self.x), rng(self.s.seed, 'views', self.b, t); k = len(cells)//max(1, len(self.x))
+    boxes, flips = draw_views(self.n, cells.shape[-1], 1, self.s.scale, g); which = torch.randint(0, k, (self.n,), generator=g)[self.own]
+    return look(cells[torch.arange(len(self.x))*k + which], boxes[self.own], flips[self.own], self.x.shape[-1])
+
 def _views(self, t):
     "This rank's images as step `t` sees them."
+    if self.start.chroma > 1: return _unpacked_views(self, t)
     boxes, flips = draw_views(self.n, self.x.shape[-1], self.start.factor if self.s.patch_views else 1, self.s.scale, rng(self.s.seed, 'views', self.b, t))
     return look(self.x, boxes[self.own], flips[self.own])
 
@@ -212,9 +225,6 @@ def _units(x, old, new): # from how the one normalises to how the other does
     row = lambda v: x.new_tensor(v).view(3, 1, 1)
     return x if (old.mean, old.std) == (new.mean, new.std) else (x*row(old.std) + row(old.mean) - row(new.mean))/row(new.std)
 
-def _cells(x, f): # every cell of every mosaic, enlarged
-    return x if f == 1 else resize(unstitch(x, f), x.shape[-1])
-
 def _changed(self, x): # all alike in a step, if they are to be
     return siamese(x, rng(self.s.seed, 'siamese', self.b, self.t)) if self.s.eta_augment else x
 
@@ -239,7 +249,7 @@ def some_classes(classes:torch.Tensor, # (c,) int64
 def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
     net = self.novices.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
     classes = some_classes(self.labels.unique(), self.s.eta_share, self.s.seed, self.b, self.t); now = torch.isin(self.y, classes)
-    f = self.start.factor if self.s.patch_views else 1; cells, y = _cells(_units(self.x[now], self.teacher, self.novices), f), self.y[now].repeat_interleave(f*f)
+    x = self.x[now]; cells = resize(_units(_cells(self, x), self.teacher, self.novices), x.shape[-1]); y = self.y[now].repeat_interleave(len(cells)//max(1, len(x)))
     G = share_sums(class_gradients(net, _changed(self, cells), y, classes, layers, create_graph=True))
     return class_distance(G, _real_gradients(self, net, layers, classes))
 
@@ -295,7 +305,7 @@ def _fingerprint(self):
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
-    return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '')
+    return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '') + ' 4:2:0'*(self.start.chroma > 1)
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
@@ -371,6 +381,7 @@ def distill(source, # `Source` of real images
     if list(start.classes) != list(source.classes): raise OgmError(f'the start has classes {start.classes[:3]}…, the source {source.classes[:3]}…: make the start from this source')
     if teacher.size != start.size: raise OgmError(f'the start has images of {start.size} px, the teacher wants {teacher.size} px')
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
+    if start.chroma > 1 and not s.patch_views: raise OgmError('two mosaics in one image cannot be looked at whole: leave patch_views on, or make the start with chroma=1')
     if target is None: target = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
     young = Novices(dataclasses.replace(source, size=teacher.size), teacher.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
     run = Synthesis(teacher, start, target, s, device, young, extra)
@@ -391,6 +402,7 @@ class Row:
     title:str='' # how the row is called
     unfold:bool=False # the student sees each cell of a mosaic as an image of its own
     extra:object=None # a term of one's own, as for `distill`
+    chroma:int=1 # 2: two mosaics in each image, with colours at half the resolution
 
 ROWS = {
     'random':      Row('random', 1, None, 'Random'),
@@ -412,13 +424,17 @@ ROWS = {
 }
 
 # %% ../nbs/12_synthesis.ipynb #9bf60f30
+def _seen_apart(row, name): # checked: packed images are not for students as they are
+    if row.chroma not in (1, 2) or row.chroma == 2 and not row.unfold: raise OgmError(f'{name!r}: chroma must be 1, or 2 for two mosaics in one image, which students can only see cell by cell: add unfold=True')
+    return row
+
 def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a `Row` is its own
             )->Row: # the row
     "A named row, with settings changed after a colon. Raises `OgmError` on unknown names and fields."
     if isinstance(name, Row):
         if not name.title: raise OgmError('a row needs a title, by which its files are called')
         if name.extra and name.synthesis is None: raise OgmError(f'row {name.title!r} has a term and no synthesis: give it one, which may be empty')
-        Settings(**(name.synthesis or {})); return name
+        Settings(**(name.synthesis or {})); return _seen_apart(name, name.title)
     base, _, changes = name.partition(':')
     if base not in ROWS: raise OgmError(f'there is no row or preset {base!r}: choose one of {", ".join(ROWS)}')
     row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title', 'extra')}; kw = changes_in(name, SimpleNamespace(**own), Settings())
@@ -428,4 +444,4 @@ def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a
     if start.get('init', row.init) not in STARTS: raise OgmError(f'{name!r}: {start["init"]!r} is no start: choose one of {", ".join(STARTS)}')
     syn = row.synthesis if row.synthesis is None else {**row.synthesis, **kw}
     if syn and not syn.get('eta'): syn = {k: v for k, v in syn.items() if k not in YOUNG or k in kw} # without novices, none of their settings
-    return dataclasses.replace(row, synthesis=syn, title=f'{base if start else row.title}, {changes}' if changes else row.title, **start) # what a title says of the start holds no longer
+    return _seen_apart(dataclasses.replace(row, synthesis=syn, title=f'{base if start else row.title}, {changes}' if changes else row.title, **start), name) # what a title says of the start holds no longer
