@@ -121,7 +121,7 @@ def _possible(source, init, ipc, factor, chroma=1): # as far as the images tell
     if chroma == 2 and (cell := source.size//(factor or default_factor(source.size) if init == 'rded' else factor or 1)) % 2: raise OgmError(f'cells of {cell} px cannot share a colour between two pixels: choose another --factor')
     if ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed')
     n, few = min((len(source.train.indices(c)), c) for c in range(source.n_classes))
-    if ipc > n: raise OgmError(f'ipc is {ipc}, but class {source.classes[few]!r} has only {n} image{"s"*(n > 1)}: choose ipc at most {n}')
+    if chroma*ipc > n: raise OgmError(f'ipc is {ipc}{", of two mosaics each"*(chroma > 1)}, but class {source.classes[few]!r} has only {n} image{"s"*(n > 1)}: choose ipc at most {n//chroma}')
 
 # %% ../nbs/14_cli.ipynb #9822b965
 def run_distill(source, # `Source` of real images

@@ -166,6 +166,6 @@ def unpack_colours(images:torch.Tensor, # (n, 3, H, W), float from 0 to `white`,
     "The cells of packed images, colours enlarged (bilinear); differentiable. Raises `OgmError` when a side of a cell is odd."
     h, w = (s//factor for s in images.shape[2:])
     if h % 2 or w % 2: raise OgmError(f'cells of {h}x{w} px cannot share a colour between two pixels: choose a factor that gives cells of an even side')
-    images = images[:, :, :factor*h, :factor*w]; y = torch.stack([unstitch(images[:, i:i+1], factor).unflatten(0, (-1, factor**2)) for i in (0, 1)], 1)
-    cb, cr = resize(unstitch(images[:, 2:], 2*factor).view(-1, 2, h//2, w//2) - white/2, (h, w)).unbind(1); y = y.view(-1, h, w)
+    images = images[:, :, :factor*h, :factor*w]; y = torch.stack([unstitch(images[:, i:i+1], factor).unflatten(0, (len(images), factor**2)) for i in (0, 1)], 1).flatten(0, 3)
+    cb, cr = resize(unstitch(images[:, 2:], 2*factor).flatten(0, 1).unflatten(0, (len(y), 2)) - white/2, (h, w)).unbind(1)
     return torch.stack([y + 1.402*cr, y - (.114*1.772*cb + .299*1.402*cr)/.587, y + 1.772*cb], 1).clamp(0, white)

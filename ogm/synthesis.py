@@ -188,7 +188,7 @@ def _cells(self, x): # (n, 3, s, s) -> every cell of every image, normalised as 
     return (unpack_colours(x*std + mean, f) - mean)/std
 
 def _unpacked_views(self, t): # of images with two mosaics
-    cells, g = _cells(self, self.x), rng(self.s.seed, 'views', self.b, t); k = len(cells)//max(1, len(self.x))
+    cells, g = _cells(self, self.x), rng(self.s.seed, 'views', self.b, t); k = 2*self.start.factor**2
     boxes, flips = draw_views(self.n, cells.shape[-1], 1, self.s.scale, g); which = torch.randint(0, k, (self.n,), generator=g)[self.own]
     return look(cells[torch.arange(len(self.x))*k + which], boxes[self.own], flips[self.own], self.x.shape[-1])
 

@@ -9,7 +9,7 @@ from ogm.data import Source, Split, open_source
 from ogm.evaluation import evaluate
 from ogm.gradients import real_target
 from ogm.models import Teacher, load_teacher
-from ogm.rded import herding_set, random_set, rded
+from ogm.rded import herding_set, make_start, random_set, rded
 from ogm.synthesis import Synthesis, Settings, distill, gather_rows
 from ogm.training import Novices, build_seeded, train
 
@@ -62,6 +62,8 @@ def compute(work):
     r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
     young = lambda **kw: pixels(t.double(), first, {n: G.double() for n, G in T.items()}, 20, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., **kw) # batches of 20 and 10
     r['novices'], r['changed alike'], r['few classes'] = young(), young(eta_augment=True), young(eta_layers=1, eta_share=.2) # of two classes a rank often has no image
+    both = make_start(col, t, 'random', 3, 2, chroma=2)                                                                 # two mosaics in one image
+    r['packed'], r['packed odd'] = (pixels(t.double(), d, {n: G.double() for n, G in T.items()}, b, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., eta_share=.2) for d, b in ((both, 20), (subset(both, 5), 4)))
     r['herding'] = herding_set(src, teacher, 3, factor=2, device='cpu').images
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)

@@ -5,6 +5,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from ogm.cli import COMMANDS, main
 from ogm.core import read_json
+from ogm.distilled import DistilledSet, unfold
 
 TINY = ['--arch', 'convnet1-w4', '--epochs', '1', '--iters', '1', '--device', 'cpu']
 
@@ -76,6 +77,16 @@ def test_text_file_among_the_images(tmp_path):
 @pytest.mark.parametrize('init', ['rded', 'random'])
 def test_factor_larger_than_the_image(images, tmp_path, init):
     refused(*distil(images, tmp_path/'run', '--factor', '9', '--init', init), says=['factor 9', 'larger than the image (8 px)'])
+
+def test_two_mosaics_in_one_image(images, tmp_path):
+    "Students see each cell by itself without being told, a second run continues nothing else, and what cannot be is refused."
+    run = tmp_path/'run'; assert ogm(*distil(images, run, '--factor', 2, '--init', 'random', '--chroma', 2))[0] == 0
+    ds = DistilledSet.load(run); assert (ds.chroma, ds.factor, ds.ipc, ds.config['unfold'], len(unfold(ds))) == (2, 2, 1, True, 16)
+    code, said, err = ogm('evaluate', run, '--epochs', 1, '--seeds', 1, '--data', images); assert code == 0 and '%' in said, err
+    assert ogm('show', run, '--out', tmp_path/'two.png')[0] == 0 and Image.open(tmp_path/'two.png').size[0] > 50
+    refused(*distil(images, tmp_path/'odd', '--factor', 8, '--chroma', 2), says=['cells of 1 px', 'another --factor'])
+    refused(*distil(images, tmp_path/'many', '--ipc', 2, '--chroma', 2), says=['ipc is 2, of two mosaics each', 'at most 1'])
+    refused(*distil(images, tmp_path/'three', '--chroma', 3), says='chroma is 3')
 
 def test_unknown_recipe(run):
     refused('evaluate', run, '--recipe', 'adan', says=["unknown recipe 'adan'", 'ogm-basic'])
