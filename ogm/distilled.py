@@ -145,7 +145,7 @@ def card(ds, # a `DistilledSet`
                 configs=[dict(config_name='default', data_files=[dict(split='train', path='data/train.parquet')])])
     rows = '\n'.join(f'| {i} | {_md(c)} | {_md(j)} |' for i, (c, j) in enumerate(zip(ds.classes, ds.ids or ['–']*len(ds.classes))))
     grid = f' Each image is a grid of {ds.factor} × {ds.factor} patches.' if ds.factor > 1 else ''
-    if ds.chroma > 1: grid = f' Each image holds two grids of {ds.factor} × {ds.factor} patches: the brightness of one in red, of the other in green, the colours of both, at half the resolution, in blue. `unfold(DistilledSet.load("RUN"))`, also of `ogm.distilled`, gives them as images of their own.'
+    if ds.chroma > 1: grid = f' Each image holds two grids of {ds.factor} × {ds.factor} patches: the brightness of one in red, of the other in green, the colours of both, at half the resolution, in blue (Y, Cb and Cr as in JPEG; of each patch Cb and then Cr). `unfold(DistilledSet.load("RUN"))`, also of `ogm.distilled`, gives them as images of their own.'
     if ds.config.get('unfold') is True: grid += ' It was made for students that see each patch by itself, enlarged to the side of the image.'
     made = json.dumps({k: v for k, v in ds.config.items() if isinstance(v, (str, int, float, bool))}).replace('`', "'")
     r = lambda t: '[' + ', '.join(f'{v:.4f}' for v in t) + ']'

@@ -10,14 +10,14 @@ from ogm.core import keep_memory, provenance, write_json
 from ogm.data import open_source
 from ogm.gradients import real_target
 from ogm.models import Teacher
-from ogm.rded import random_set
+from ogm.rded import make_start
 from ogm.synthesis import Settings, Synthesis, find_row
 from ogm.training import Novices, build_seeded, channel_stats
 
 PAPER = 'ogm:iters=1000'
 
 def way(src, t, target, name, ipc, steps): # (function that makes some steps, its settings)
-    r = find_row(name); s = Settings(**r.synthesis); run = Synthesis(t, random_set(src, ipc, r.factor, teacher=t), target, s, 'cpu', Novices(src, t.arch, s.novices, s.age, device='cpu') if s.eta else None)
+    r = find_row(name); s = Settings(**r.synthesis); run = Synthesis(t, make_start(src, t, 'random', ipc, r.factor, chroma=r.chroma), target, s, 'cpu', Novices(src, t.arch, s.novices, s.age, device='cpu') if s.eta else None)
     return lambda: [run.step() for _ in range(steps)], s
 
 def clock(src, t, target, names, ipc, n, steps): # name -> seconds of a whole synthesis, and its ratio to the paper's
