@@ -51,9 +51,9 @@ RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
 def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
-def _other(old, row, seed, epochs, source, teacher): # the first thing in which a file differs from its row today; '' when nothing does
+def _other(old, row, seed, epochs, source, teacher, amp): # the first thing in which a file differs from its row today; '' when nothing does
     full = lambda s: s if s is None else json.loads(json.dumps(dataclasses.asdict(Settings(**s))))
-    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, chroma=row.chroma, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
+    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, chroma=row.chroma, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, amp=amp, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
     was = {k: full(old[k]) if k == 'synthesis' else old[k]['sha256'] if k == 'teacher' else old[k] for k in now if k in old}
     words = dict(n_train='number of training images', n_val='number of validation images', epochs='number of epochs')
     return next((words.get(k, k) for k in was if was[k] != now[k]), '')
@@ -73,20 +73,21 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             seed:int=0, # of start and synthesis
             device=None, # where
             targets:dict|None=None, # real targets of this teacher, shared between rows
+            amp:bool=False, # students in bfloat16
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe. Raises `OgmError` when the file of that name was made with other settings."
     device, row, arch = pick_device(device), find_row(name), arch or teacher.arch; name = name if isinstance(name, str) else row.title
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
-    if odd := _other(old, row, seed, epochs, source, teacher): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
+    if odd := _other(old, row, seed, epochs, source, teacher, amp): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
     ds, cost = make_images(source, teacher, row, ipc, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
     if rank() == 0: ds.save(images/'set', overwrite=True)
     shown = unfold(ds) if row.unfold else ds
-    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l))
+    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **dict(amp=True) if amp else {})
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, epochs=epochs, source=source.name, images=source.digest(),
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, epochs=epochs, amp=amp, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
                      bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
@@ -175,6 +176,7 @@ def run_table(data:str='digits', # as for `ogm distill`
               seed:int=0, # of teacher, start and synthesis
               holdout:float=0., # score on this share of the training images, cut off before anything else; 0: on the validation images
               device:str=None, # where
+              amp:bool=False, # students in bfloat16, which a wide one does in less time
              ):
     "Run every row that has no file yet."
     dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r) for r in _names(recipes)]
@@ -184,7 +186,7 @@ def run_table(data:str='digits', # as for `ogm distill`
     for n in map(int, ipc.split(',')):
         for name in rows:
             for student in students.split(',') if students else [t.arch]:
-                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets)
+                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp)
                 print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #b52e7d39

@@ -180,7 +180,7 @@ def _load_batch(self):
 
 Synthesis.load_batch = _load_batch
 
-# %% ../nbs/12_synthesis.ipynb #c1036852
+# %% ../nbs/12_synthesis.ipynb #4f01029b
 def _cells(self, x): # (n, 3, s, s) -> every cell of every image, normalised as the teacher has it
     f = self.start.factor if self.s.patch_views else 1
     if self.start.chroma == 1: return unstitch(x, f)
@@ -192,6 +192,7 @@ def _unpacked_views(self, t): # of images with two mosaics
     boxes, flips = draw_views(self.n, cells.shape[-1], 1, self.s.scale, g); which = torch.randint(0, k, (self.n,), generator=g)[self.own]
     return look(cells[torch.arange(len(self.x))*k + which], boxes[self.own], flips[self.own], self.x.shape[-1])
 
+# %% ../nbs/12_synthesis.ipynb #c1036852
 def _views(self, t):
     "This rank's images as step `t` sees them."
     if self.start.chroma > 1: return _unpacked_views(self, t)

@@ -473,7 +473,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
           eval_every:int=None, # epochs between measurements
           max_steps:int=None, # at most so many updates
           amp:bool=False, # forward pass in bfloat16
-          channels_last:bool=None, # memory layout: the numbers of a pixel side by side; None: on a CPU
+          channels_last:bool=None, # memory layout: the numbers of a pixel side by side; None: on a CPU, unless in bfloat16, which is slower so
           workers:int=None, # decoding processes for large sets
           on_epoch=None, # called with (epoch from 1, History) after each epoch
           desc:str='training', # for the progress bar
@@ -484,7 +484,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     if val is not None and not len(val): raise OgmError('there are no validation images to measure accuracy on: give some, or val=None')
     feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
     if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
-    channels_last = device.type == 'cpu' if channels_last is None else channels_last
+    channels_last = device.type == 'cpu' and not amp if channels_last is None else channels_last
     net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     job = _Job(_synced(net, device), feed, recipe, mean, std, size, teacher, seed, factor, amp, channels_last)
     measure = lambda: accuracy(job.net, val, mean=mean, std=std, size=size, amp=amp)
