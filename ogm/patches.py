@@ -145,13 +145,15 @@ def resize(x:torch.Tensor, # (n, c, H, W), float
     return x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode='bilinear', antialias=True)
 
 # %% ../nbs/06_patches.ipynb #8bf5acc8
+def _even(h, w): # sides of a cell
+    if h % 2 or w % 2: raise OgmError(f'cells of {h}x{w} px cannot share a colour between two pixels: choose a factor that gives cells of an even side')
+
 def pack_colours(cells:torch.Tensor, # (n*2*factor², 3, h, w), float from 0 to `white`, h and w even
                  factor:int, # cells a side of a mosaic
                  white:float=1., # the value of white
                 )->torch.Tensor: # (n, 3, factor*h, factor*w), float: brightness of one mosaic, of another, colours of both
     "Two mosaics in one image, with colours at half the resolution (4:2:0). Raises `OgmError` when the count does not fit, or a side is odd."
-    _check(cells); h, w = cells.shape[2:]; k = factor**2
-    if h % 2 or w % 2: raise OgmError(f'cells of {h}x{w} px cannot share a colour between two pixels: choose a factor that gives cells of an even side')
+    _check(cells); h, w = cells.shape[2:]; _even(h, w); k = factor**2
     if len(cells) % (2*k): raise OgmError(f'{len(cells)} cells do not fill images of twice {factor}x{factor} cells')
     r, g, b = cells.unbind(1); y = .299*r + .587*g + .114*b
     colours = F.avg_pool2d(torch.stack([(b - y)/1.772, (r - y)/1.402], 1), 2) + white/2
@@ -164,8 +166,7 @@ def unpack_colours(images:torch.Tensor, # (n, 3, H, W), float from 0 to `white`,
                    white:float=1., # the value of white
                   )->torch.Tensor: # (n*2*factor², 3, H//factor, W//factor), float, the cells of an image one after another
     "The cells of packed images, colours enlarged (bilinear); differentiable. Raises `OgmError` when a side of a cell is odd."
-    h, w = (s//factor for s in images.shape[2:])
-    if h % 2 or w % 2: raise OgmError(f'cells of {h}x{w} px cannot share a colour between two pixels: choose a factor that gives cells of an even side')
+    h, w = (s//factor for s in images.shape[2:]); _even(h, w)
     images = images[:, :, :factor*h, :factor*w]; y = torch.stack([unstitch(images[:, i:i+1], factor).unflatten(0, (len(images), factor**2)) for i in (0, 1)], 1).flatten(0, 3)
     cb, cr = resize(unstitch(images[:, 2:], 2*factor).flatten(0, 1).unflatten(0, (len(y), 2)) - white/2, (h, w)).unbind(1)
     return torch.stack([y + 1.402*cr, y - (.114*1.772*cb + .299*1.402*cr)/.587, y + 1.772*cb], 1).clamp(0, white)

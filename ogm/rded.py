@@ -301,7 +301,6 @@ STARTS = 'rded', 'herding', 'random', 'noise'
 
 def _packed(ds): # two mosaics of each class in one image
     n, C, f = len(ds)//(2*len(ds.classes)), len(ds.classes), ds.factor
-    if ds.size//f % 2: raise OgmError(f'cells of {ds.size//f} px cannot share a colour between two pixels: choose another factor for images of {ds.size} px')
     cells = unstitch(ds.images, f).unflatten(0, (n, 2, C, f*f)).transpose(1, 2).flatten(0, 3).float()
     images = _fill(pack_colours(cells, f, 255.).round().byte(), ds.size)
     return dataclasses.replace(ds, images=images, labels=ds.labels[:n*C], config=ds.config | dict(ipc=n, chroma=2), chroma=2)
