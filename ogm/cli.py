@@ -155,7 +155,7 @@ def run_distill(source, # `Source` of real images
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size, **{IMAGES: digest}) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold, chroma=chroma), younger=dict(dataclasses.asdict(Settings()), unfold=False, chroma=1, **{IMAGES: digest}))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work, chroma)
-    if s.iters:
+    if s.iters or s.levels < 256:
         target = get_target(source, t, s.view, s.layers, device, work, s.matcher)
         ds = distill(source, t, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
     else: ds = dataclasses.replace(start, config=start.config | dict(method=init)) # nothing to do: it is the start
@@ -265,6 +265,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             init:str='rded', # start from: rded, herding, random, noise
             factor:int=None, # patches a side of each image; None: with rded 2 from 128 px, else 1
             chroma:int=1, # 2: two mosaics in each image, with colours at half the resolution; students see each patch by itself
+            levels:int=256, # values that a pixel's colour can have; 16 and fewer take half a byte
             iters:int=1000, # Adam steps a batch
             batch:int=100, # images a batch and device
             lr:float=0.05, # Adam's step length
@@ -288,7 +289,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     _apart(data, out)
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, device=dev)
-        settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, eta_augment=eta_augment, view=view, eps=eps, orthogonal=orthogonal, history=history)
+        settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, eta_augment=eta_augment, levels=levels, view=view, eps=eps, orthogonal=orthogonal, history=history)
         unfold = bool(preset and _preset(preset, road, settings)) # before the images, which may be many
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         if plan:

@@ -147,6 +147,7 @@ def card(ds, # a `DistilledSet`
     grid = f' Each image is a grid of {ds.factor} × {ds.factor} patches.' if ds.factor > 1 else ''
     if ds.chroma > 1: grid = f' Each image holds two grids of {ds.factor} × {ds.factor} patches: the brightness of one in red, of the other in green, the colours of both, at half the resolution, in blue (Y, Cb and Cr as in JPEG; of each patch Cb and then Cr). `unfold(DistilledSet.load("RUN"))`, also of `ogm.distilled`, gives them as images of their own.'
     if ds.config.get('unfold') is True: grid += ' It was made for students that see each patch by itself, enlarged to the side of the image.'
+    if (levels := (ds.config.get('synthesis') or {}).get('levels', 256)) < 256: grid += f' A value is one of {levels} levels.'
     made = json.dumps({k: v for k, v in ds.config.items() if isinstance(v, (str, int, float, bool))}).replace('`', "'")
     r = lambda t: '[' + ', '.join(f'{v:.4f}' for v in t) + ']'
     return CARD.format(yaml=json.dumps(head, indent=1), title=_md(title), n=len(ds), size=ds.size, ipc=ds.ipc, c=len(ds.classes),

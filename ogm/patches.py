@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unstitch', 'stitch', 'PatchExtract', 'fit_boxes', 'crop_boxes', 'crop_resize', 'random_resized_crop', 'random_flip',
-           'resize', 'pack_colours', 'unpack_colours']
+           'resize', 'pack_colours', 'unpack_colours', 'few_levels']
 
 # %% ../nbs/06_patches.ipynb #d83a0f4b
 import math, torch, torch.nn.functional as F
@@ -170,3 +170,11 @@ def unpack_colours(images:torch.Tensor, # (n, 3, H, W), float from 0 to `white`,
     images = images[:, :, :factor*h, :factor*w]; y = torch.stack([unstitch(images[:, i:i+1], factor).unflatten(0, (len(images), factor**2)) for i in (0, 1)], 1).flatten(0, 3)
     cb, cr = resize(unstitch(images[:, 2:], 2*factor).flatten(0, 1).unflatten(0, (len(y), 2)) - white/2, (h, w)).unbind(1)
     return torch.stack([y + 1.402*cr, y - (.114*1.772*cb + .299*1.402*cr)/.587, y + 1.772*cb], 1).clamp(0, white)
+
+# %% ../nbs/06_patches.ipynb #3fa61620
+def few_levels(x:torch.Tensor, # any shape, float from 0 to `white`
+               levels:int, # how many, from 2; evenly spaced, black and white among them
+               white:float=1., # the value of white
+              )->torch.Tensor: # the same shape, each value at its nearest level; the gradient passes as if nothing were done
+    "Round to few levels, straight through."
+    step = white/(levels - 1); return x + ((x/step).round()*step - x).detach()

@@ -17,7 +17,7 @@ from .data import is_number
 from .distilled import DistilledSet
 from .gradients import MATCHERS, class_gradients, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
 from .loss import class_distance, ogm_loss, orient
-from .patches import crop_boxes, crop_resize, resize, unpack_colours, unstitch
+from .patches import crop_boxes, crop_resize, few_levels, resize, unpack_colours, unstitch
 from .rded import STARTS
 from .training import Novices
 
@@ -47,13 +47,14 @@ class Settings:
     eta_share:float=1. # share of the classes that a step compares: 1, 1/2, 1/3, ...
     eta_augment:bool=False # novices see synthetic and real images changed alike, see `siamese`
     matcher:str='pseudo' # what is compared: 'pseudo' gradients (Equation 11), 'true' ones, or 'bn' statistics
+    levels:int=256 # values that a stored number can have: 256 are bytes, 16 are half of them, see `few_levels`
     seed:int=0 # of the views
 
     def __post_init__(self):
         for k in ('betas', 'scale'):
             if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
-        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1,
+        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
                           **{k: getattr(self, k) in v for k, v in CHOICES.items()}, scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views', 'eta_augment')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: ' + (f'choose one of {", ".join(CHOICES[k])}' if k in CHOICES else 'see the settings of synthesis'))
@@ -178,6 +179,11 @@ def _load_batch(self):
     self.x = self.teacher.normalize(images[self.own].to(self.device)).requires_grad_()
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
+def _shown(self): # (own rows, 3, s, s) normalised, as they will be stored; differentiable in x
+    if self.s.levels == 256: return self.x      # a byte's rounding is too small to matter
+    row = lambda v: self.x.new_tensor(v).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
+    return (few_levels(self.x*std + mean, self.s.levels) - mean)/std
+
 Synthesis.load_batch = _load_batch
 
 # %% ../nbs/12_synthesis.ipynb #4f01029b
@@ -188,7 +194,7 @@ def _cells(self, x): # (n, 3, s, s) -> every cell of every image, normalised as 
     return (unpack_colours(x*std + mean, f) - mean)/std
 
 def _unpacked_views(self, t): # of images with two mosaics
-    cells, g = _cells(self, self.x), rng(self.s.seed, 'views', self.b, t); k = 2*self.start.factor**2
+    cells, g = _cells(self, _shown(self)), rng(self.s.seed, 'views', self.b, t); k = 2*self.start.factor**2
     boxes, flips = draw_views(self.n, cells.shape[-1], 1, self.s.scale, g); which = torch.randint(0, k, (self.n,), generator=g)[self.own]
     return look(cells[torch.arange(len(self.x))*k + which], boxes[self.own], flips[self.own], self.x.shape[-1])
 
@@ -197,7 +203,7 @@ def _views(self, t):
     "This rank's images as step `t` sees them."
     if self.start.chroma > 1: return _unpacked_views(self, t)
     boxes, flips = draw_views(self.n, self.x.shape[-1], self.start.factor if self.s.patch_views else 1, self.s.scale, rng(self.s.seed, 'views', self.b, t))
-    return look(self.x, boxes[self.own], flips[self.own])
+    return look(_shown(self), boxes[self.own], flips[self.own])
 
 def _gradients(self, t=None, views=None):
     "Logits, and the pseudo-gradients (or what else is matched) of the whole batch with its history, for the views of step `t`, by default the present one."
@@ -250,7 +256,7 @@ def some_classes(classes:torch.Tensor, # (c,) int64
 def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
     net = self.novices.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
     classes = some_classes(self.labels.unique(), self.s.eta_share, self.s.seed, self.b, self.t); now = torch.isin(self.y, classes)
-    x = self.x[now]; cells = resize(_units(_cells(self, x), self.teacher, self.novices), x.shape[-1]); y = self.y[now].repeat_interleave(len(cells)//max(1, len(x)))
+    x = _shown(self)[now]; cells = resize(_units(_cells(self, x), self.teacher, self.novices), x.shape[-1]); y = self.y[now].repeat_interleave(len(cells)//max(1, len(x)))
     G = share_sums(class_gradients(net, _changed(self, cells), y, classes, layers, create_graph=True))
     return class_distance(G, _real_gradients(self, net, layers, classes))
 
@@ -294,7 +300,7 @@ Synthesis.where, Synthesis.diagnose = _where, _diagnose
 def _advance(self):
     "Close batch `b`: keep its images and, for the batches that follow, its share of the history; open the next."
     if self.s.history and self.b < self.n_batches: self.past = {n: g.detach() for n, g in self.gradients(max(self.t - 1, 0))[1].items()}
-    self.finished.append(self.teacher.denormalize(gather_rows(self.x.detach(), self.n)).cpu())
+    self.finished.append(self.teacher.denormalize(gather_rows(_shown(self).detach(), self.n)).cpu())
     self.b, self.t = self.b + 1, 0
     if not self.done: self.load_batch()
 
@@ -302,7 +308,7 @@ Synthesis.step, Synthesis.advance = _step, _advance
 
 # %% ../nbs/12_synthesis.ipynb #648f14e3
 def _fingerprint(self):
-    later = dict(matcher='pseudo', **{k: YOUNG[k] for k in ('eta_layers', 'eta_share', 'eta_augment')}) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
+    later = dict(matcher='pseudo', levels=256, **{k: YOUNG[k] for k in ('eta_layers', 'eta_share', 'eta_augment')}) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())

@@ -88,6 +88,13 @@ def test_two_mosaics_in_one_image(images, tmp_path):
     refused(*distil(images, tmp_path/'many', '--ipc', 2, '--chroma', 2), says=['ipc is 2, of two mosaics each', 'at most 1'])
     refused(*distil(images, tmp_path/'three', '--chroma', 3), says='chroma is 3')
 
+def test_few_levels(images, tmp_path):
+    "Of what is made and of a mere start; the card says it, and another number does not continue the run."
+    for run, iters in ((tmp_path/'made', 3), (tmp_path/'start', 0)):
+        assert ogm(*distil(images, run, '--iters', iters, '--init', 'random', '--levels', 5))[0] == 0
+        assert set(DistilledSet.load(run).images.unique().tolist()) <= {0, 64, 127, 128, 191, 255} and 'one of 5 levels' in (run/'README.md').read_text()
+    refused(*distil(images, tmp_path/'one', '--levels', 1), says='levels = 1 is not possible')
+
 def test_unknown_recipe(run):
     refused('evaluate', run, '--recipe', 'adan', says=["unknown recipe 'adan'", 'ogm-basic'])
     refused('evaluate', run, '--recipe', 'ogm-muon:crop=1', says=["'crop' is none of its settings", 'scale'])
