@@ -39,6 +39,10 @@ class DistilledSet:
         self.labels = self.labels.long()
         if n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes): raise OgmError(f'labels must lie in 0..{len(self.classes)-1}')
         if self.chroma not in (1, 2): raise OgmError(f'chroma must be 1, or 2 for colours at half the resolution, not {self.chroma!r}')
+    @property
+    def levels(self)->int: # 2..256
+        "How many values a stored number can have, see `few_levels`."
+        made = self.config.get('synthesis'); return made.get('levels', 256) if isinstance(made, dict) else 256
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'DistilledSet: {len(self)} images of {self.size} px, {len(self.classes)} classes x {self.ipc}, factor {self.factor}{", two mosaics an image"*(self.chroma > 1)}'
 
@@ -91,8 +95,12 @@ def folder_name(i:int, # class number
 def _md(text): return re.sub(r'([\\`*_{}\[\]()#+!|~$-])', r'\\\1', html.escape(' '.join(str(text).split())))
 
 # %% ../nbs/08_distilled.ipynb #4e8333bb
-def _png(image):
-    buf = io.BytesIO(); Image.fromarray(image.permute(1, 2, 0).numpy()).save(buf, 'png', optimize=True); return buf.getvalue()
+def _kind(ds): # (name of the format, how it is written), nothing is lost in either
+    return ('webp', dict(lossless=True, quality=100, method=6, exact=True)) if ds.levels < 256 else ('png', dict(optimize=True))
+
+def _encoded(ds): # bytes of each image
+    kind, how = _kind(ds)
+    for x in ds.images.cpu(): buf = io.BytesIO(); Image.fromarray(x.permute(1, 2, 0).numpy()).save(buf, kind, **how); yield buf.getvalue()
 
 def _unique(names):
     seen, out = set(), []
@@ -102,12 +110,12 @@ def _unique(names):
         seen.add(k); out.append(k)
     return out
 
-def _write_parquet(path, pngs, ds):
+def _write_parquet(path, files, ds):
     from datasets import ClassLabel, Features, Image as HFImage, Value
     feats = Features(image=HFImage(), label=ClassLabel(names=_unique(ds.classes)), class_id=Value('string'))
     ids = ds.ids or ds.classes; labels = ds.labels.tolist()
     import pyarrow as pa, pyarrow.parquet as pq
-    image = pa.array([dict(bytes=b, path=None) for b in pngs], feats.arrow_schema.field('image').type)
+    image = pa.array([dict(bytes=b, path=None) for b in files], feats.arrow_schema.field('image').type)
     pq.write_table(pa.table([image, pa.array(labels, pa.int64()), pa.array([str(ids[l]) for l in labels])], schema=feats.arrow_schema), path)
 
 # %% ../nbs/08_distilled.ipynb #dbb6e345
@@ -147,7 +155,7 @@ def card(ds, # a `DistilledSet`
     grid = f' Each image is a grid of {ds.factor} × {ds.factor} patches.' if ds.factor > 1 else ''
     if ds.chroma > 1: grid = f' Each image holds two grids of {ds.factor} × {ds.factor} patches: the brightness of one in red, of the other in green, the colours of both, at half the resolution, in blue (Y, Cb and Cr as in JPEG; of each patch Cb and then Cr). `unfold(DistilledSet.load("RUN"))`, also of `ogm.distilled`, gives them as images of their own.'
     if ds.config.get('unfold') is True: grid += ' It was made for students that see each patch by itself, enlarged to the side of the image.'
-    if (levels := (ds.config.get('synthesis') or {}).get('levels', 256)) < 256: grid += f' A value is one of {levels} levels.'
+    if ds.levels < 256: grid += f' A value is one of {ds.levels} levels.'
     made = json.dumps({k: v for k, v in ds.config.items() if isinstance(v, (str, int, float, bool))}).replace('`', "'")
     r = lambda t: '[' + ', '.join(f'{v:.4f}' for v in t) + ']'
     return CARD.format(yaml=json.dumps(head, indent=1), title=_md(title), n=len(ds), size=ds.size, ipc=ds.ipc, c=len(ds.classes),
@@ -170,11 +178,11 @@ def check_free(run:str|Path, # run directory
     if foreign := [n for n in PARTS if (run/n).exists()]: raise OgmError(f'{str(run/foreign[0])!r} is in the way, and was not written by ogm: choose another directory for the set')
 
 # %% ../nbs/08_distilled.ipynb #c368659a
-def _images(path, pngs, ds):
+def _images(path, files, ds):
     seen = [0]*len(ds.classes)
     for i, c in enumerate(ds.classes): (path/folder_name(i, c)).mkdir(parents=True)
-    for b, l in zip(pngs, ds.labels.tolist()): 
-        (path/folder_name(l, ds.classes[l])/f'{seen[l]:05d}.png').write_bytes(b); seen[l] += 1
+    for b, l in zip(files, ds.labels.tolist()): 
+        (path/folder_name(l, ds.classes[l])/f'{seen[l]:05d}.{_kind(ds)[0]}').write_bytes(b); seen[l] += 1
 
 # %% ../nbs/08_distilled.ipynb #9d11eec0
 def _save(self, run, # directory; created
@@ -185,13 +193,13 @@ def _save(self, run, # directory; created
     if finished(run) and not overwrite: raise OgmError(f'{str(run)!r} already holds a finished set: choose another directory or pass overwrite')
     with whole(run/'.saving') as mark: mark.touch()
     (run/'ogm.json').unlink(missing_ok=True)
-    pngs = [_png(x) for x in self.images.cpu()]
-    with whole(run/'images') as tmp: _images(tmp, pngs, self)
-    with whole(run/'data') as tmp: tmp.mkdir(); _write_parquet(tmp/'train.parquet', pngs, self)
+    files = [*_encoded(self)]
+    with whole(run/'images') as tmp: _images(tmp, files, self)
+    with whole(run/'data') as tmp: tmp.mkdir(); _write_parquet(tmp/'train.parquet', files, self)
     with whole(run/'README.md') as tmp: tmp.write_text(card(self), encoding='utf-8')
     shown = mosaics(self); save_grid(run/'preview.png', shown.images[by_class(shown)], ncol=min(10, max(1, shown.ipc)))
     info = dict(format='ogm', format_version=1, classes=list(map(str, self.classes)), ids=self.ids, mean=list(self.mean), std=list(self.std),
-                factor=self.factor, chroma=self.chroma, size=self.size, ipc=self.ipc, image_bytes=sum(map(len, pngs)), label_bytes=4*len(self))
+                factor=self.factor, chroma=self.chroma, size=self.size, ipc=self.ipc, image_bytes=sum(map(len, files)), label_bytes=4*len(self))
     write_json(run/'ogm.json', info | provenance(config=self.config)); (run/'.saving').unlink()
     return run
 

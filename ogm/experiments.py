@@ -89,7 +89,7 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
     res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, epochs=epochs, amp=amp, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
-                     bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.png')) + 4*len(ds), scores=kept + new)
+                     bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.*')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
     return res
 
