@@ -95,12 +95,10 @@ def folder_name(i:int, # class number
 def _md(text): return re.sub(r'([\\`*_{}\[\]()#+!|~$-])', r'\\\1', html.escape(' '.join(str(text).split())))
 
 # %% ../nbs/08_distilled.ipynb #4e8333bb
-def _kind(ds): # (name of the format, how it is written), nothing is lost in either
-    return ('webp', dict(lossless=True, quality=100, method=6, exact=True)) if ds.levels < 256 else ('png', dict(optimize=True))
+_HOW = dict(png=dict(optimize=True), webp=dict(lossless=True, quality=100, method=6, exact=True)) # format -> how it is written: nothing is lost in either
 
-def _encoded(ds): # bytes of each image
-    kind, how = _kind(ds)
-    for x in ds.images.cpu(): buf = io.BytesIO(); Image.fromarray(x.permute(1, 2, 0).numpy()).save(buf, kind, **how); yield buf.getvalue()
+def _encode(image, kind='png'): # uint8 (3, h, w) -> bytes
+    buf = io.BytesIO(); Image.fromarray(image.permute(1, 2, 0).numpy()).save(buf, kind, **_HOW[kind]); return buf.getvalue()
 
 def _unique(names):
     seen, out = set(), []
@@ -178,11 +176,11 @@ def check_free(run:str|Path, # run directory
     if foreign := [n for n in PARTS if (run/n).exists()]: raise OgmError(f'{str(run/foreign[0])!r} is in the way, and was not written by ogm: choose another directory for the set')
 
 # %% ../nbs/08_distilled.ipynb #c368659a
-def _images(path, files, ds):
+def _images(path, files, kind, ds):
     seen = [0]*len(ds.classes)
     for i, c in enumerate(ds.classes): (path/folder_name(i, c)).mkdir(parents=True)
     for b, l in zip(files, ds.labels.tolist()): 
-        (path/folder_name(l, ds.classes[l])/f'{seen[l]:05d}.{_kind(ds)[0]}').write_bytes(b); seen[l] += 1
+        (path/folder_name(l, ds.classes[l])/f'{seen[l]:05d}.{kind}').write_bytes(b); seen[l] += 1
 
 # %% ../nbs/08_distilled.ipynb #9d11eec0
 def _save(self, run, # directory; created
@@ -193,8 +191,8 @@ def _save(self, run, # directory; created
     if finished(run) and not overwrite: raise OgmError(f'{str(run)!r} already holds a finished set: choose another directory or pass overwrite')
     with whole(run/'.saving') as mark: mark.touch()
     (run/'ogm.json').unlink(missing_ok=True)
-    files = [*_encoded(self)]
-    with whole(run/'images') as tmp: _images(tmp, files, self)
+    kind = 'webp' if self.levels < 256 else 'png'; files = [_encode(x, kind) for x in self.images.cpu()]
+    with whole(run/'images') as tmp: _images(tmp, files, kind, self)
     with whole(run/'data') as tmp: tmp.mkdir(); _write_parquet(tmp/'train.parquet', files, self)
     with whole(run/'README.md') as tmp: tmp.write_text(card(self), encoding='utf-8')
     shown = mosaics(self); save_grid(run/'preview.png', shown.images[by_class(shown)], ncol=min(10, max(1, shown.ipc)))

@@ -36,8 +36,8 @@ def main():
     res |= dict(step={k: (two[k] - one[k])/n for k in one}, once={k: max(0, 2*one[k] - two[k]) for k in one}) # of each image in a step, and of the step
     began = time.process_time(); [src.train.read(i) for i in range(64)]; res['decode_seconds'] = (time.process_time() - began)/64
     began = time.process_time(); list(crop_batches(src.train, torch.arange(64), side//2, 32, 5, 0, 'cpu', 0)); res['crops_seconds'] = (time.process_time() - began)/64 # decode and cut five crops
-    from ogm.distilled import _png
-    res |= dict(png_bytes=sum(len(_png(x)) for x in start.images)/n, history_bytes=4*sum(G.numel() for G in target.values()), weight_bytes=sum(v.numel()*v.element_size() for v in t.net.state_dict().values()), side=side, arch='resnet18', batch=n)
+    from ogm.distilled import _encode
+    res |= dict(png_bytes=sum(len(_encode(x)) for x in start.images)/n, history_bytes=4*sum(G.numel() for G in target.values()), weight_bytes=sum(v.numel()*v.element_size() for v in t.net.state_dict().values()), side=side, arch='resnet18', batch=n)
     print(res)
     if a.out: write_json(Path(a.out), provenance(**res))
 
