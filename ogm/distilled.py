@@ -42,7 +42,7 @@ class DistilledSet:
     @property
     def levels(self)->int: # 2..256
         "How many values a stored number can have, see `few_levels`."
-        made = self.config.get('synthesis'); return made.get('levels', 256) if isinstance(made, dict) else 256
+        made = None if 'unfolded' in self.config else self.config.get('synthesis'); return made.get('levels', 256) if isinstance(made, dict) else 256
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'DistilledSet: {len(self)} images of {self.size} px, {len(self.classes)} classes x {self.ipc}, factor {self.factor}{", two mosaics an image"*(self.chroma > 1)}'
 

@@ -179,19 +179,20 @@ def _load_batch(self):
     self.x = self.teacher.normalize(images[self.own].to(self.device)).requires_grad_()
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
+def _as_stored(self, x, change): # `change` what is stored, 0..1, and normalise it again
+    row = lambda v: x.new_tensor(v).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
+    return (change(x*std + mean) - mean)/std
+
 def _shown(self): # (own rows, 3, s, s) normalised, as they will be stored; differentiable in x
     if self.s.levels == 256: return self.x      # a byte's rounding is too small to matter
-    row = lambda v: self.x.new_tensor(v).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
-    return (few_levels(self.x*std + mean, self.s.levels) - mean)/std
+    return _as_stored(self, self.x, lambda v: few_levels(v, self.s.levels))
 
 Synthesis.load_batch = _load_batch
 
 # %% ../nbs/12_synthesis.ipynb #4f01029b
 def _cells(self, x): # (n, 3, s, s) -> every cell of every image, normalised as the teacher has it
     f = self.start.factor if self.s.patch_views else 1
-    if self.start.chroma == 1: return unstitch(x, f)
-    row = lambda v: x.new_tensor(v).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
-    return (unpack_colours(x*std + mean, f) - mean)/std
+    return unstitch(x, f) if self.start.chroma == 1 else _as_stored(self, x, lambda v: unpack_colours(v, f))
 
 def _unpacked_views(self, t): # of images with two mosaics
     cells, g = _cells(self, _shown(self)), rng(self.s.seed, 'views', self.b, t); k = 2*self.start.factor**2

@@ -94,6 +94,7 @@ def test_few_levels(images, tmp_path):
         assert ogm(*distil(images, run, '--iters', iters, '--init', 'random', '--levels', 5))[0] == 0
         assert set(DistilledSet.load(run).images.unique().tolist()) <= {0, 64, 127, 128, 191, 255} and 'one of 5 levels' in (run/'README.md').read_text()
     refused(*distil(images, tmp_path/'one', '--levels', 1), says='levels = 1 is not possible')
+    (tmp_path/'made'/'ogm.json').rename(tmp_path/'made'/'.saving'); refused(*distil(images, tmp_path/'made', '--iters', 3, '--init', 'random', '--levels', 7), says='levels')
 
 def test_unknown_recipe(run):
     refused('evaluate', run, '--recipe', 'adan', says=["unknown recipe 'adan'", 'ogm-basic'])
