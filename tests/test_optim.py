@@ -1,5 +1,5 @@
 "Muon under distributed data parallel: two gloo ranks with half a batch each walk the path of one process with all of it."
-import copy, os, torch, torch.distributed as dist, torch.multiprocessing as mp
+import copy, torch, torch.distributed as dist, torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel as DDP
 from ogm.core import rng, seeded
 from ogm.optim import Muon
@@ -21,7 +21,6 @@ def _rank(rank, store, out, method):
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
     x, y = _batch(); w = _walk(DDP(_net()), x[4*rank:4*rank+4], y[4*rank:4*rank+4], method)
     torch.save(w, f'{out}{rank}'); dist.destroy_process_group()
-    os._exit(0) # DDP keeps gloo's threads past the end of their group, and an interpreter that is taken down under them may abort
 
 def _both(tmp_path, method):
     mp.spawn(_rank, (tmp_path/'store', tmp_path/'w', method), nprocs=2)
