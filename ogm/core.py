@@ -75,7 +75,10 @@ def keep_memory()->bool: # whether it has been done
     except (OSError, AttributeError): return False # another C library
 
 # %% ../nbs/00_core.ipynb #9c5781b7
-def _read(text, default): # a value like `default`
+def _read(text, default, usual): # a value like `default`, or like the usual one
+    if default is None: default = usual
+    if isinstance(default, str) and isinstance(usual, float):                              # a number has a word in its place
+        with contextlib.suppress(ValueError): return float(text)
     if isinstance(default, bool): return {'True': True, 'False': False}[text]
     if isinstance(default, tuple): a = [float(t) for t in text.split('/')]; return tuple(a*2 if len(a) == 1 else a)
     return text if default is None else type(default)(text)
@@ -84,10 +87,10 @@ def changes_in(name:str, # 'ogm:gamma=0.5'
                *records, # objects whose attributes are the settings and their defaults
               )->dict: # setting -> value, typed as the default
     "The settings that a name changes. Raises `OgmError` on unknown settings and unreadable values."
-    known, kw = {k: v for r in records for k, v in vars(r).items()}, {}
+    known, kw = {k: v for r in records for k, v in vars(r).items()}, {}; usual = {k: getattr(type(r), k, None) for r in records for k in vars(r)}
     for k, _, v in (c.partition('=') for c in name.partition(':')[2].split(',') if c):
         if k not in known: raise OgmError(f'{name!r}: {k!r} is none of its settings: {", ".join(known)}')
-        try: kw[k] = _read(v, known[k])
+        try: kw[k] = _read(v, known[k], usual[k])
         except (ValueError, KeyError): raise OgmError(f'{name!r}: {v!r} is not a value for {k}') from None
     return kw
 

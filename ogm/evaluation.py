@@ -112,12 +112,12 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
         with seeded(0, 'shape'): called, net = getattr(arch, '__name__', 'custom'), repr(arch(len(ds.classes), size))
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise OgmError('seeds must be at least 1: the score is a mean over students')
-    key = _key(ds, val, recipe=dataclasses.asdict(recipe), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
+    key = _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
     runs = _known(out, key)
     for s in seeds:
         checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'
         if s not in runs: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, checkpoint=checkpoint, **kw)
-        if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=dataclasses.asdict(recipe) | {k: v for k, v in kw.items() if v is not None}, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
+        if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=recipe.told() | {k: v for k, v in kw.items() if v is not None}, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
         if out and checkpoint and rank() == 0: checkpoint.unlink(missing_ok=True) # the score is on disk
     got = [runs[s] for s in seeds]
     return Score(title, labels, called, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got], val.digest())

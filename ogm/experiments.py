@@ -61,7 +61,7 @@ def _other(old, row, seed, epochs, source, teacher, amp): # the first thing in w
 def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             source, # `Source` of real images
             teacher, # frozen `Teacher`
-            ipc:int, # images per class
+            ipc:int, # images per class; all real images have 0
             out, # directory of JSON files
             *,
             seeds=3, # students for each entry
@@ -76,31 +76,32 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             amp:bool=False, # students in bfloat16
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe. Raises `OgmError` when the file of that name was made with other settings."
-    device, row, arch = pick_device(device), find_row(name), arch or teacher.arch; name = name if isinstance(name, str) else row.title
+    device, row, arch = pick_device(device), find_row(name), arch or teacher.arch; whole = row.init == 'whole'; ipc = 0 if whole else ipc; name = name if isinstance(name, str) else row.title
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if odd := _other(old, row, seed, epochs, source, teacher, amp): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
-    ds, cost = make_images(source, teacher, row, ipc, seed, device, images, targets)
+    ds, cost = (None, {}) if whole else make_images(source, teacher, row, ipc, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
-    if rank() == 0: ds.save(images/'set', overwrite=True)
-    shown = unfold(ds) if row.unfold else ds
-    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **dict(amp=True) if amp else {})
+    if ds and rank() == 0: ds.save(images/'set', overwrite=True)
+    shown = source.train if whole else unfold(ds) if row.unfold else ds
+    units = dict(mean=teacher.mean, std=teacher.std, size=teacher.size) if whole else {}
+    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **units, **dict(amp=True) if amp else {})
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
     res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, epochs=epochs, amp=amp, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
-                     bytes=sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.*')) + 4*len(ds), scores=kept + new)
+                     bytes=ds and sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.*')) + 4*len(ds), scores=kept + new)
     if rank() == 0: write_json(file, res)
     return res
 
 # %% ../nbs/16_experiments.ipynb #7232a204
 def read_rows(out, # directory of JSON files
-              ipc:int|None=None, # only this many images per class
+              ipc:int|None=None, # only this many images per class, and all of them
              )->list: # of dicts, in the order of `ROWS`
     "Every row that has been run."
     order = {n: i for i, n in enumerate(ROWS)}
     rows = [read_json(f) for f in sorted(Path(out).glob('*-ipc*.json'))]
-    rows = [r for r in rows if ipc in (None, r['ipc'])]
+    rows = [r for r in rows if ipc is None or r['ipc'] in (0, ipc)]
     return sorted(rows, key=lambda r: (r['ipc'], order.get(r['row'].partition(':')[0], 99), r['row']))
 
 # %% ../nbs/16_experiments.ipynb #c137b96e
@@ -135,7 +136,7 @@ def run_curve(name:str, # a recipe, with changes if you like
              )->dict: # what the file holds
     "Accuracy after each epoch for one recipe (Figures 4 and 5), seed by seed. Raises `OgmError` when the file has other settings."
     recipe, file = get_recipe(name, epochs=epochs), Path(out)/_file(name, f'ipc{ipc}' if ipc else 'all', arch)
-    setup = json.loads(json.dumps(dict(recipe=name, settings=dataclasses.asdict(recipe), arch=arch, ipc=ipc, peek=peek, source=source.name, n_val=len(source.val), size=source.size)))
+    setup = json.loads(json.dumps(dict(recipe=name, settings=recipe.told(), arch=arch, ipc=ipc, peek=peek, source=source.name, n_val=len(source.val), size=source.size)))
     old = read_json(file) if file.exists() else setup | dict(runs=[])
     now = source.digest()
     if {k: old.get(k) for k in setup} != setup or old.get('images', now) != now: raise OgmError(f'{str(file)!r} was made with other settings: choose another --out')

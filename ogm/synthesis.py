@@ -404,7 +404,7 @@ def distill(source, # `Source` of real images
 @dataclass(frozen=True)
 class Row:
     "One line of a table: a start and what is done with it."
-    init:str='rded' # 'random', 'herding', 'rded' or 'noise'
+    init:str='rded' # 'random', 'herding', 'rded' or 'noise'; 'whole': all real images as they are, for comparison
     factor:int=1 # patches a side
     synthesis:dict|None=None # fields of `Settings`; None: the start itself
     title:str='' # how the row is called
@@ -413,6 +413,7 @@ class Row:
     chroma:int=1 # 2: two mosaics in each image, with colours at half the resolution
 
 ROWS = {
+    'whole':       Row('whole', 1, None, 'All real images'),
     'random':      Row('random', 1, None, 'Random'),
     'random-grid': Row('random', 2, None, 'Random, four an image'),
     'herding':     Row('herding', 1, None, 'Herding'),
@@ -442,14 +443,16 @@ def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a
     if isinstance(name, Row):
         if not name.title: raise OgmError('a row needs a title, by which its files are called')
         if name.extra and name.synthesis is None: raise OgmError(f'row {name.title!r} has a term and no synthesis: give it one, which may be empty')
+        if name.init == 'whole' and name != dataclasses.replace(ROWS['whole'], title=name.title): raise OgmError(f'row {name.title!r} is of all real images as they are: nothing can be done with them')
         Settings(**(name.synthesis or {})); return _seen_apart(name, name.title)
     base, _, changes = name.partition(':')
     if base not in ROWS: raise OgmError(f'there is no row or preset {base!r}: choose one of {", ".join(ROWS)}')
+    if base == 'whole' and changes: raise OgmError(f'{name!r}: all real images as they are know no changes')
     row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title', 'extra')}; kw = changes_in(name, SimpleNamespace(**own), Settings())
     start, kw = {k: v for k, v in kw.items() if k in own}, {k: v for k, v in kw.items() if k not in own}
     if kw and row.synthesis is None: raise OgmError(f'row {base!r} has no synthesis whose settings could change: {changes!r}')
     if 'seed' in kw: raise OgmError(f'{name!r}: a seed is not of the row but of the run: give --seed')
-    if start.get('init', row.init) not in STARTS: raise OgmError(f'{name!r}: {start["init"]!r} is no start: choose one of {", ".join(STARTS)}')
+    if start.get('init') not in (None, *STARTS): raise OgmError(f'{name!r}: {start["init"]!r} is no start: choose one of {", ".join(STARTS)}')
     syn = row.synthesis if row.synthesis is None else {**row.synthesis, **kw}
     if syn and not syn.get('eta'): syn = {k: v for k, v in syn.items() if k not in YOUNG or k in kw} # without novices, none of their settings
     return _seen_apart(dataclasses.replace(row, synthesis=syn, title=f'{base if start else row.title}, {changes}' if changes else row.title, **start), name) # what a title says of the start holds no longer

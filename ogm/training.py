@@ -46,6 +46,10 @@ class Recipe:
     cutmix: str = 'soft' # with 'soft' labels only, 'always' or 'never'
     T: float = 20. # temperature of soft labels
     smoothing: float = 0. # label smoothing of hard labels
+    steps: int = field(default=0, repr=False) # updates in place of epochs, so that large and small sets get equal work; 0: as many as the epochs make
+    def told(self)->dict: # name -> value
+        "What a file says of it: all fields, `steps` where it is used."
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != 'steps' or v}
 
 # %% ../nbs/07_training.ipynb #678dc18e
 _T7 = dict(batch_size=256, lr=0.2, weight_decay=1e-4, epochs=300)
@@ -71,6 +75,7 @@ def get_recipe(recipe, # a name in `RECIPES`, or with changes: 'muon:schedule=st
         name = recipe.partition(':')[0] if isinstance(recipe, str) else None
         if name not in RECIPES: raise OgmError(f'unknown recipe {recipe!r}: choose {", ".join(RECIPES)}')
         changes, recipe = changes_in(recipe, RECIPES[name]) | {k: v for k, v in changes.items() if v is not None}, RECIPES[name]
+    if recipe.steps and changes.get('epochs') or changes.get('steps') and changes.get('epochs'): raise OgmError('steps and epochs both say how long to train: give one of them')
     try: r = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     except TypeError: raise OgmError(f'a recipe has no field {", ".join(set(changes) - set(vars(recipe)))}: it has {", ".join(vars(recipe))}') from None
     return _checked(r)
@@ -82,6 +87,7 @@ def _checked(r):
         if getattr(r, k) not in v: raise OgmError(f'{k} must be one of {", ".join(v)}, not {getattr(r, k)!r}')
     for k in ('epochs', 'batch_size', 'lr', 'T'):
         if not is_number(v := getattr(r, k), 0, whole=k in ('epochs', 'batch_size')) or v == 0: raise OgmError(f'{k} must be positive{" and whole"*(k in ("epochs", "batch_size"))}, not {v!r}')
+    if not is_number(r.steps, 0, whole=True): raise OgmError(f'steps must be a whole number, 0 for as many as the epochs make, not {r.steps!r}')
     pair, share = lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(is_number(b, 0, 1) and b < 1 for b in v), lambda v: is_number(v, 0, 1)
     fits = dict(weight_decay=is_number(r.weight_decay, 0), momentum=pair(r.momentum), betas=pair(r.betas), gamma=share(r.gamma), drop_every=share(r.drop_every) and r.drop_every > 0,
                 warmup=share(r.warmup) and r.warmup < 1, scale=r.scale in (None, 'factor') or share(r.scale) and r.scale > 0, shift=is_number(r.shift, 0, .5), smoothing=share(r.smoothing),
@@ -483,6 +489,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     recipe, device = get_recipe(recipe, epochs=epochs, **changes), pick_device(device)
     if val is not None and not len(val): raise OgmError('there are no validation images to measure accuracy on: give some, or val=None')
     feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
+    if recipe.steps: max_steps, recipe = min(recipe.steps, max_steps or recipe.steps), dataclasses.replace(recipe, epochs=recipe.steps)
     if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
     channels_last = device.type == 'cpu' and not amp if channels_last is None else channels_last
     net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
@@ -538,8 +545,8 @@ def fit_teacher(source, # a `Source`
     arch = arch or usual_arch(size) + (f'-w{width}' if width and size <= 64 else '')
     mean, std = channel_stats(source.train, size)
     net = build_seeded(arch, len(source.classes), size, seed)
-    if epochs is None: epochs = _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
-    kw = dict(eval_every=1 if verbose and epochs < 30 else None, on_epoch=_report(arch, verbose), desc=f'teacher {arch}') | kw
+    if epochs is None and not r.steps: epochs = _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
+    kw = dict(eval_every=1 if verbose and (epochs or 30) < 30 else None, on_epoch=_report(arch, verbose), desc=f'teacher {arch}') | kw
     h = train(net, source.train, r, mean=mean, std=std, size=size, val=source.val if len(source.val) else None, seed=seed, device=device, epochs=epochs, checkpoint=checkpoint, **kw)
     _warn_near_chance(h, len(source.classes), len(source.val))
     return Teacher(net, arch, size, mean, std, source.classes, source.ids, h.last)
