@@ -220,7 +220,7 @@ def barrier():
 
 # %% ../nbs/00_core.ipynb #23696a3b
 def _join(backend): # the processes of this attempt
-    import torch.distributed.nn.functional # its defaults keep the group that is there when it is imported: now there is none
+    import torch.distributed.nn.functional # noqa: F401 (its defaults keep the group that is there when it is imported: now there is none)
     count = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'); alone = os.environ.get('LOCAL_WORLD_SIZE') == os.environ.get('WORLD_SIZE')
     if count == '0' or not alone: return dist.init_process_group(backend)
     store, rank, world_size = next(dist.rendezvous('env://')) # torchrun keeps its notice board when it restarts: the addresses of the dead are still on it

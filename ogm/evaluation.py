@@ -6,7 +6,7 @@
 __all__ = ['Score', 'same_order', 'default_arch', 'evaluate', 'Difference', 'compare', 'hlr', 'ior', 'table']
 
 # %% ../nbs/13_evaluation.ipynb #d01fba26
-import dataclasses, hashlib, json, math, statistics
+import hashlib, json, math, statistics
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
