@@ -188,7 +188,7 @@ def run_table(data:str='digits', # as for `ogm distill`
         for name in rows:
             for student in students.split(',') if students else [t.arch]:
                 r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp)
-                print(f"ipc {n}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
+                print(f"ipc {r['ipc']}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #b52e7d39
 def run_curves(data:str='digits', # training images, as for `ogm distill`

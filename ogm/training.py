@@ -48,8 +48,8 @@ class Recipe:
     smoothing: float = 0. # label smoothing of hard labels
     steps: int = field(default=0, repr=False) # updates in place of epochs, so that large and small sets get equal work; 0: as many as the epochs make
     def told(self)->dict: # name -> value
-        "What a file says of it: all fields, `steps` where it is used."
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != 'steps' or v}
+        "What a file says of it: all fields, but of `epochs` and `steps` the one that counts."
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != ('epochs' if self.steps else 'steps')}
 
 # %% ../nbs/07_training.ipynb #678dc18e
 _T7 = dict(batch_size=256, lr=0.2, weight_decay=1e-4, epochs=300)
@@ -75,7 +75,7 @@ def get_recipe(recipe, # a name in `RECIPES`, or with changes: 'muon:schedule=st
         name = recipe.partition(':')[0] if isinstance(recipe, str) else None
         if name not in RECIPES: raise OgmError(f'unknown recipe {recipe!r}: choose {", ".join(RECIPES)}')
         changes, recipe = changes_in(recipe, RECIPES[name]) | {k: v for k, v in changes.items() if v is not None}, RECIPES[name]
-    if recipe.steps and changes.get('epochs') or changes.get('steps') and changes.get('epochs'): raise OgmError('steps and epochs both say how long to train: give one of them')
+    if (recipe.steps or changes.get('steps')) and changes.get('epochs'): raise OgmError('steps and epochs both say how long to train: give one of them')
     try: r = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     except TypeError: raise OgmError(f'a recipe has no field {", ".join(set(changes) - set(vars(recipe)))}: it has {", ".join(vars(recipe))}') from None
     return _checked(r)
