@@ -304,6 +304,7 @@ def _said_twice(name, given): # refuse options that speak of what the preset is 
     from ogm.synthesis import Settings, find_row
     row = find_row(name); says = dict(init=row.init, factor=row.factor, chroma=row.chroma) | (dict(iters=0) if row.synthesis is None else row.synthesis)
     if row.init == 'whole': raise OgmError(f'--preset {name} is all real images as they are, a row of `python -m ogm.experiments` to compare with: there is nothing to distil')
+    if row.missed: raise OgmError(f'--preset {name} has real images beside those that are made, which is a row of `python -m ogm.experiments`: leave missed away, and see `missed_set` of ogm.rded')
     for k, v in given.items():
         if k in says and k != 'iters' or k in (row.synthesis or {}): raise OgmError(f'--{k} {v} beside --preset {name}: say it in the preset, as in {name.partition(":")[0]}:{k}={v}')
         if row.synthesis is None and k in vars(Settings()) and k != 'seed': raise OgmError(f'--{k} {v} has no meaning beside --preset {name}, which has no synthesis')

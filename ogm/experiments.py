@@ -6,17 +6,17 @@
 __all__ = ['RECIPES_', 'make_images', 'run_row', 'read_rows', 'scores_of', 'run_curve', 'hold_out', 'run_table', 'run_curves']
 
 # %% ../nbs/16_experiments.ipynb #89d06291
-import dataclasses, json, resource, sys, time
+import dataclasses, hashlib, json, resource, sys, time
 from pathlib import Path
 import torch
 from .cli import IMAGES, get_teacher, remember
 from .core import OgmError, Stopped, distributed, file_name, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
-from .distilled import unfold
+from .distilled import DistilledSet, finished, join, unfold
 from .evaluation import Score, evaluate, same_order
 from .gradients import match_layers, real_target
 from .models import load_teacher
-from .rded import make_start
+from .rded import make_start, missed_set
 from .synthesis import ROWS, Row, Settings, called, distill, find_row
 from .training import accuracy, build_seeded, channel_stats, get_recipe, train
 
@@ -53,10 +53,17 @@ def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
 def _other(old, row, seed, epochs, source, teacher, amp): # the first thing in which a file differs from its row today; '' when nothing does
     full = lambda s: s if s is None else json.loads(json.dumps(dataclasses.asdict(Settings(**s))))
-    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, chroma=row.chroma, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, amp=amp, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
+    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, chroma=row.chroma, missed=row.missed, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, amp=amp, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
     was = {k: full(old[k]) if k == 'synthesis' else old[k]['sha256'] if k == 'teacher' else old[k] for k in now if k in old}
     words = dict(n_train='number of training images', n_val='number of validation images', epochs='number of epochs')
     return next((words.get(k, k) for k in was if was[k] != now[k]), '')
+
+def _beside(source, teacher, ds, row, ipc, seed, device, place): # what students of `ds` miss, kept in `place`
+    known = DistilledSet.load(place) if finished(place) else None; beside = hashlib.sha256(ds.images.numpy().tobytes()).hexdigest()[:16]
+    if known and (known.config.get('beside'), known.ipc, known.chroma, known.config.get('seed')) == (beside, ipc, row.chroma, seed): return known
+    rest = missed_set(source, teacher, ds, ipc, chroma=row.chroma, seed=seed, device=device)
+    if rank() == 0: rest.save(place, overwrite=True)
+    return rest
 
 def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             source, # `Source` of real images
@@ -80,17 +87,20 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if odd := _other(old, row, seed, epochs, source, teacher, amp): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
-    ds, cost = (None, {}) if whole else make_images(source, teacher, row, ipc, seed, device, images, targets)
+    few = round(row.missed*ipc)
+    if row.missed and not 0 < few < ipc: raise OgmError(f'{name!r}: {row.missed:g} of {ipc} image{"s"*(ipc > 1)} a class are {few}: give a share that leaves at least one of either kind')
+    ds, cost = (None, {}) if whole else make_images(source, teacher, row, ipc - few, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
     if ds and rank() == 0: ds.save(images/'set', overwrite=True)
     shown = source.train if whole else unfold(ds) if row.unfold else ds
+    if few: shown = join(shown, unfold(_beside(source, teacher, ds, row, few, seed, device, images/'missed')))
     units = dict(mean=teacher.mean, std=teacher.std, size=teacher.size) if whole else {}
     score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **units, **dict(amp=True) if amp else {})
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, epochs=epochs, amp=amp, source=source.name, images=source.digest(),
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, missed=row.missed, epochs=epochs, amp=amp, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
-                     bytes=ds and sum(f.stat().st_size for f in (images/'set'/'images').rglob('*.*')) + 4*len(ds), scores=kept + new)
+                     bytes=ds and sum(f.stat().st_size for s in ('set', 'missed')[:1 + bool(few)] for f in (images/s/'images').rglob('*.*')) + 4*ipc*source.n_classes, scores=kept + new)
     if rank() == 0: write_json(file, res)
     return res
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AREA', 'WIDE', 'STARTS', 'default_factor', 'crop_batches', 'realism', 'select', 'pack', 'rded', 'random_set',
-           'noise_set', 'herd', 'penultimate', 'herding_set', 'make_start']
+           'noise_set', 'herd', 'penultimate', 'herding_set', 'make_start', 'missed_set']
 
 # %% ../nbs/09_rded.ipynb #79dd87ce
 import dataclasses, hashlib, re, time, warnings
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torchvision.transforms.v2 import functional as TF
-from .core import CHECKPOINT_SECONDS, OgmError, load_tensors, pick_device, progress, rank, rng, save_tensors, sum_ranks, world_size
+from .core import CHECKPOINT_SECONDS, OgmError, address_seed, load_tensors, pick_device, progress, rank, rng, save_tensors, sum_ranks, world_size
 from .data import decode, in_workers
-from .distilled import DistilledSet
-from .models import denormalize, match_classes
+from .distilled import DistilledSet, unfold
+from .models import denormalize, match_classes, normalize
 from .patches import crop_resize, fit_boxes, pack_colours, resize, stitch, unstitch
-from .training import channel_stats
+from .training import build_seeded, channel_stats, train
 
 # %% ../nbs/09_rded.ipynb #c671cee2
 def default_factor(size:int, # side of an image, px
@@ -323,3 +323,48 @@ def make_start(source, # `Source` of real images
     if init == 'rded': return rded(source, teacher, ipc, factor, seed=seed, device=device, work=work)
     if init == 'herding': return herding_set(source, teacher, ipc, factor or 1, seed=seed, device=device)
     return dict(random=random_set, noise=noise_set)[init](source, ipc, factor or 1, teacher=teacher, seed=seed)
+
+# %% ../nbs/09_rded.ipynb #dcf23405
+def _taught(ds, arch, n, recipe, seed, device): # a few students of a set
+    nets = [build_seeded(arch, len(ds.classes), ds.size, address_seed(seed, 'missed', k)) for k in range(n)]; seen = unfold(ds)
+    for k, net in enumerate(nets): train(net, seen.split, recipe, mean=ds.mean, std=ds.std, size=ds.size, seed=address_seed(seed, 'missed', k), device=device, desc=f'student {k}')
+    return nets
+
+@torch.no_grad()
+def _surer(split, teacher, nets, ds, rows, batch_size, workers): # (n,) by how much the teacher is surer of the true class than the students, infinite for what they get wrong and it gets right
+    order, out = split.rows[rows].argsort(stable=True), torch.empty(len(rows))
+    parts = progress(split.batches(teacher.size, batch_size, rows[order], workers=workers), 'missed', total=-(-len(rows)//batch_size))
+    for o, (x, y) in zip(order.split(batch_size), parts):
+        x, y = x.to(teacher.device), y.to(teacher.device); own = teacher(teacher.normalize(x)).float().log_softmax(1)
+        theirs = sum(net(normalize(x, ds.mean, ds.std)).float().log_softmax(1) for net in nets)/len(nets); of = lambda p: p.gather(1, y[:, None])[:, 0]
+        out[o] = (of(own) - of(theirs)).where((theirs.argmax(1) == y) | (own.argmax(1) != y), torch.inf).cpu()
+    return out
+
+def missed_set(source, # `Source`: its training images
+               teacher, # frozen `Teacher`; its classes are matched with the source's
+               ds:DistilledSet, # whose students are asked; of the teacher's size
+               ipc:int, # images per class
+               factor:int=1, # real images a side; 2 packs four into one
+               *,
+               chroma:int=1, # 2: two mosaics in each image, with colours at half the resolution
+               students:int=4, # how many, of the teacher's network
+               recipe='ogm-muon:steps=150,scale=0.5', # by which they learn
+               n_images:int=5000, # images of a class to look at, at most
+               seed:int=0, # of students, and of which images these are
+               device=None, # as for `pick_device`
+               batch_size:int=256, # images in one pass of a network
+               workers:int|None=None, # decoding processes; None picks, 0 stays in this one
+              )->DistilledSet: # rows as in `rded`
+    "Real images that students of a set get wrong and the teacher gets right. Raises `OgmError` on sets of other classes or another size, no students, and as `rded` does."
+    split, teacher = source.train, _in_order(teacher, source).to(pick_device(device)); size, C = teacher.size, source.train.n_classes
+    if list(ds.classes) != list(split.classes) or ds.size != size: raise OgmError(f'the set has {len(ds.classes)} classes of {ds.size} px and the source {C} of {size} px, or in another order: give a set that was made of this source')
+    if chroma not in (1, 2) or min(students, n_images) < 1: raise OgmError(f'chroma must be 1 or 2, students and n_images at least 1, not {chroma}, {students} and {n_images}')
+    need, own = _check_request(split, chroma*ipc, factor, size, chroma*ipc*factor**2), range(rank(), C, world_size()); nets = _taught(ds, teacher.arch, students, recipe, seed, teacher.device)
+    candidates = [_shuffled(split, c, max(n_images, need), seed, 'missed') for c in range(C)]; chosen = torch.full((C, need), -1)
+    margins = _surer(split, teacher, nets, ds, torch.cat([candidates[c] for c in own]), batch_size, workers).split([len(candidates[c]) for c in own]) if own else []
+    for c, m in zip(own, margins): r = candidates[c][m.argsort(descending=True, stable=True)[:need]]; chosen[c, :len(r)] = r
+    chosen = sum_ranks((chosen + 1).to(teacher.device)).cpu() - 1
+    images = _mosaics(split, [r[r >= 0] for r in chosen], chroma*ipc, factor, size)
+    config = dict(init='missed', ipc=ipc, factor=factor, n_images=n_images, seed=seed, source=source.name, teacher=teacher.arch, students=students, recipe=str(recipe), beside=hashlib.sha256(ds.images.numpy().tobytes()).hexdigest()[:16])
+    out = DistilledSet(images, torch.arange(C).repeat(chroma*ipc), split.classes, source.ids, teacher.mean, teacher.std, factor, config)
+    return _packed(out) if chroma == 2 else out

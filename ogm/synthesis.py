@@ -411,6 +411,7 @@ class Row:
     unfold:bool=False # the student sees each cell of a mosaic as an image of its own
     extra:object=None # a term of one's own, as for `distill`
     chroma:int=1 # 2: two mosaics in each image, with colours at half the resolution
+    missed:float=0. # share of a class's images that are real ones, whole, which students of the others get wrong, see `missed_set`; seen beside them
 
 ROWS = {
     'whole':       Row('whole', 1, None, 'All real images'),
@@ -433,7 +434,9 @@ ROWS = {
 }
 
 # %% ../nbs/12_synthesis.ipynb #9bf60f30
-def _seen_apart(row, name): # checked: packed images are not for students as they are
+def _seen_apart(row, name): # checked: packed images are not for students as they are, nor sets of two factors
+    if not is_number(row.missed, 0, 1) or row.missed == 1: raise OgmError(f'{name!r}: missed must be a share from 0 to below 1, not {row.missed!r}')
+    if row.missed and not row.unfold: raise OgmError(f'{name!r}: students see what others miss beside cells of another size: add unfold=True')
     if row.chroma not in (1, 2) or row.chroma == 2 and not row.unfold: raise OgmError(f'{name!r}: chroma must be 1, or 2 for two mosaics in one image, which students can only see cell by cell: add unfold=True')
     return row
 
