@@ -207,7 +207,7 @@ def _save(self, run, # directory; created
     shown = mosaics(self); save_grid(run/'preview.png', shown.images[by_class(shown)], ncol=min(10, max(1, shown.ipc)))
     info = dict(format='ogm', format_version=1, classes=list(map(str, self.classes)), ids=self.ids, mean=list(self.mean), std=list(self.std),
                 factor=self.factor, chroma=self.chroma, size=self.size, ipc=self.ipc, image_bytes=sum(map(len, files)), label_bytes=4*len(self))
-    write_json(run/'ogm.json', info | provenance(config=self.config)); (run/'.saving').unlink()
+    write_json(run/'.saving', info | provenance(config=self.config)); (run/'.saving').replace(run/'ogm.json') # the mark goes and the end comes in one stroke
     return run
 
 DistilledSet.save = _save

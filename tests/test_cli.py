@@ -233,6 +233,14 @@ def test_a_set_that_was_being_overwritten(run, tmp_path):
     from ogm.distilled import DistilledSet, finished
     DistilledSet.load(run).save(tmp_path/'run'); assert finished(tmp_path/'run') and not (tmp_path/'run'/'.saving').exists()
 
+def test_a_set_killed_at_its_end(run, tmp_path, monkeypatch):
+    "There is no moment at which a set is finished and still marked as being written: the mark becomes the end."
+    ds, real, seen = DistilledSet.load(run), Path.replace, []
+    def look(self, target):
+        if self.name == '.saving': seen.append([(self.parent/n).exists() for n in ('.saving', 'ogm.json')]); real(self, target); seen.append([(Path(target).parent/n).exists() for n in ('.saving', 'ogm.json')])
+        else: return real(self, target)
+    monkeypatch.setattr(Path, 'replace', look); ds.save(tmp_path/'set'); assert seen == [[True, False], [False, True]] and torch.equal(DistilledSet.load(tmp_path/'set').images, ds.images)
+
 def test_a_folder_that_changed(tmp_path):
     "It does not continue a run of its old self, and the scores of a finished one are kept beside the new."
     pets, new = folder(tmp_path/'pets', n=10), np.random.default_rng(9).integers(0, 256, (8, 8, 3), dtype=np.uint8); assert ogm(*distil(pets, tmp_path/'a'))[0] == ogm(*distil(pets, tmp_path/'b'))[0] == 0
