@@ -6,7 +6,7 @@
 __all__ = ['RECIPES_', 'make_images', 'run_row', 'read_rows', 'scores_of', 'run_curve', 'hold_out', 'run_table', 'run_curves']
 
 # %% ../nbs/16_experiments.ipynb #89d06291
-import dataclasses, hashlib, json, resource, sys, time
+import dataclasses, json, resource, sys, time
 from pathlib import Path
 import torch
 from .cli import IMAGES, get_teacher, remember
@@ -46,6 +46,14 @@ def make_images(source, # `Source` of real images
     ds = distill(source, teacher, start, target=targets[key], device=device, seed=seed, work=work, extra=row.extra, **row.synthesis)
     return ds, {} if resumed else dict(seconds=time.perf_counter() - began, peak_bytes=_peak(device))
 
+# %% ../nbs/16_experiments.ipynb #b6bed8e8
+def _beside(source, teacher, ds, row, ipc, seed, device, place): # what students of `ds` miss, kept in `place`
+    known = DistilledSet.load(place) if finished(place) else None
+    if known and (known.config.get('beside'), known.ipc, known.chroma, known.config.get('seed')) == (ds.split.digest(), ipc, row.chroma, seed): return known
+    rest = missed_set(source, teacher, ds, ipc, chroma=row.chroma, seed=seed, device=device)
+    if rank() == 0: rest.save(place, overwrite=True)
+    return rest
+
 # %% ../nbs/16_experiments.ipynb #b2a8d505
 RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
@@ -57,13 +65,6 @@ def _other(old, row, seed, epochs, source, teacher, amp): # the first thing in w
     was = {k: full(old[k]) if k == 'synthesis' else old[k]['sha256'] if k == 'teacher' else old[k] for k in now if k in old}
     words = dict(n_train='number of training images', n_val='number of validation images', epochs='number of epochs')
     return next((words.get(k, k) for k in was if was[k] != now[k]), '')
-
-def _beside(source, teacher, ds, row, ipc, seed, device, place): # what students of `ds` miss, kept in `place`
-    known = DistilledSet.load(place) if finished(place) else None; beside = hashlib.sha256(ds.images.numpy().tobytes()).hexdigest()[:16]
-    if known and (known.config.get('beside'), known.ipc, known.chroma, known.config.get('seed')) == (beside, ipc, row.chroma, seed): return known
-    rest = missed_set(source, teacher, ds, ipc, chroma=row.chroma, seed=seed, device=device)
-    if rank() == 0: rest.save(place, overwrite=True)
-    return rest
 
 def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             source, # `Source` of real images

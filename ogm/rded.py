@@ -365,6 +365,6 @@ def missed_set(source, # `Source`: its training images
     for c, m in zip(own, margins): r = candidates[c][m.argsort(descending=True, stable=True)[:need]]; chosen[c, :len(r)] = r
     chosen = sum_ranks((chosen + 1).to(teacher.device)).cpu() - 1
     images = _mosaics(split, [r[r >= 0] for r in chosen], chroma*ipc, factor, size)
-    config = dict(init='missed', ipc=ipc, factor=factor, n_images=n_images, seed=seed, source=source.name, teacher=teacher.arch, students=students, recipe=str(recipe), beside=hashlib.sha256(ds.images.numpy().tobytes()).hexdigest()[:16])
+    config = dict(init='missed', ipc=ipc, factor=factor, n_images=n_images, seed=seed, source=source.name, teacher=teacher.arch, students=students, recipe=str(recipe), beside=ds.split.digest())
     out = DistilledSet(images, torch.arange(C).repeat(chroma*ipc), split.classes, source.ids, teacher.mean, teacher.std, factor, config)
     return _packed(out) if chroma == 2 else out
