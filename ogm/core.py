@@ -226,13 +226,19 @@ def _join(backend): # the processes of this attempt
     store, rank, world_size = next(dist.rendezvous('env://')) # torchrun keeps its notice board when it restarts: the addresses of the dead are still on it
     dist.init_process_group(backend, store=dist.PrefixStore(f'attempt-{count}', store), rank=rank, world_size=world_size)
 
+def _backend(device): # NCCL wants a GPU for each process
+    if device.type != 'cuda': return 'gloo'
+    n, have = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+    if n > have: raise OgmError(f'{n} processes cannot share {have} GPU{"s"*(have > 1)}: start {have} (torchrun --nproc-per-node {have}), or give --device cpu')
+    return 'nccl'
+
 @contextlib.contextmanager
 def distributed(device:str|torch.device|None=None, # as for `pick_device`
                ):
-    "Join the process group that `torchrun` announces, if any; yields this rank's device. Raises `OgmError` if that is not there."
+    "Join the process group that `torchrun` announces, if any; yields this rank's device. Raises `OgmError` if that is not there, or if there are more processes than GPUs."
     device = pick_device(device); join = 'RANK' in os.environ and 'MASTER_ADDR' in os.environ and not dist.is_initialized()
     if device.type == 'cuda': torch.cuda.set_device(device)
-    if join: _join('nccl' if device.type == 'cuda' else 'gloo')
+    if join: _join(_backend(device))
     try: yield device
     finally:
         if join: dist.destroy_process_group()

@@ -258,6 +258,9 @@ def _weigh(x, d, m): # gradient of a layer's weight from its inputs and the deri
     return (d.T @ x if isinstance(m, nn.Linear) else conv2d_weight(x, m.weight.shape, d, **_how(m, m.kernel_size)).flatten(1))
 
 # %% ../nbs/10_gradients.ipynb #884e97dc
+def _rows_of(y, classes): # of each class, found on the CPU: on a GPU each question would wait for the answer
+    own = y.cpu(); return [(own == c).nonzero().flatten().to(y.device, non_blocking=True) for c in classes.tolist()]
+
 def class_gradients(net:nn.Module, # network in evaluation mode
                     x:torch.Tensor, # (n, 3, s, s) normalised images
                     y:torch.Tensor, # (n,) int64 labels
@@ -268,7 +271,7 @@ def class_gradients(net:nn.Module, # network in evaluation mode
     "The gradient of the cross-entropy by every weight, for each class by itself."
     layers, x = layers or weight_layers(net), x if x.requires_grad else x.detach().requires_grad_()
     with watch(layers) as seen: loss = F.cross_entropy(net(x), y, reduction='sum')
-    ds, of = torch.autograd.grad(loss, [seen[n][1] for n in layers], create_graph=create_graph), [(y == c).nonzero().flatten() for c in classes]
+    ds, of = torch.autograd.grad(loss, [seen[n][1] for n in layers], create_graph=create_graph), _rows_of(y, classes)
     return {n: torch.stack([_weigh(seen[n][0][r], d[r], m) for r in of]) for (n, m), d in zip(layers.items(), ds)}
 
 # %% ../nbs/10_gradients.ipynb #6050b480

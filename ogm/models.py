@@ -108,7 +108,7 @@ def usual_arch(size:int, # side of the images in pixels
     return 'convnet3' if size <= 64 else 'resnet18'
 
 # %% ../nbs/03_models.ipynb #824ee461
-def _rgb(v, x): return torch.tensor(v, device=x.device, dtype=torch.float32).view(3, 1, 1)
+def _rgb(v, x): return torch.tensor(v, dtype=torch.float32).to(x.device, non_blocking=True).view(3, 1, 1)
 
 def normalize(images:torch.Tensor, # uint8 (..., 3, h, w), 0..255
               mean, # 3 numbers in [0, 1]

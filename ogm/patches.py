@@ -51,7 +51,7 @@ class PatchExtract(nn.Module):
                )->torch.Tensor: # (B, C, H//factor, W//factor)
         "One cell of each image, drawn independently and uniformly."
         cells, f, g = _cells(img, self.factor), self.factor, generator or self.generator
-        rows, cols = torch.randint(0, f, (2, len(img)), generator=g, device=g.device if g else img.device).to(img.device)
+        rows, cols = torch.randint(0, f, (2, len(img)), generator=g, device=g.device if g else img.device).to(img.device, non_blocking=True)
         return cells[torch.arange(len(img), device=img.device), :, rows, :, cols]
 
     def extra_repr(self)->str: # e.g. 'factor=2'
@@ -80,7 +80,7 @@ def fit_boxes(u:torch.Tensor, # (n, 10, 4) uniform numbers in [0, 1): area, rati
 
 # %% ../nbs/06_patches.ipynb #91e9bedd
 def _rand(shape, generator, device):
-    return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device)
+    return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device, non_blocking=True)
 
 def crop_boxes(n:int, # how many boxes
                height:int, # of the image, px
@@ -109,7 +109,7 @@ def crop_resize(x:torch.Tensor, # (n, c, H, W), float
     _check(x)
     if not x.is_floating_point(): raise OgmError(f'crops need float images, got {x.dtype}: convert and normalise them first')
     (sh, sw), (n, c, H, W) = (size, size) if isinstance(size, int) else size, x.shape
-    boxes = boxes.to(x.device, x.dtype if x.dtype == torch.float64 else torch.float32)
+    boxes = boxes.to(x.device, x.dtype if x.dtype == torch.float64 else torch.float32, non_blocking=True)
     ay, ax = _weights(boxes[:, 0], boxes[:, 2], H, sh).to(x.dtype), _weights(boxes[:, 1], boxes[:, 3], W, sw).to(x.dtype)
     with torch.autocast(x.device.type, enabled=False): # eight bits of mantissa are too few for a pixel
         rows = torch.bmm(x.reshape(n, c*H, W), ax.mT).view(n, c, H, sw)

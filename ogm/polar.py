@@ -6,7 +6,7 @@
 __all__ = ['stable_rank', 'product', 'polar', 'shape_groups', 'by_shape', 'polar_many', 'newton_schulz']
 
 # %% ../nbs/04_polar.ipynb #4b72b796
-import functools, math, torch
+import functools, torch, torch.nn.functional as F
 from .core import OgmError
 
 # %% ../nbs/04_polar.ipynb #4f611aec
@@ -106,28 +106,40 @@ def _rotated_pull(X, B, c, eps, W, E, r, inv):
 
 # %% ../nbs/04_polar.ipynb #a39a8ffb
 def _trace(A): return A.diagonal(0, -2, -1).sum(-1)[..., None, None]
-def _steps(eps): return math.ceil(math.log(1/eps)/math.log(1.5)) + 6
+
+@functools.cache
+def _cubics(eps):
+    "(α, β) of every step, until all values are one."
+    l, u, out = eps/(1.01 + eps**2)**.5, 1., []
+    while u - l > 1e-14 or not out:
+        S, ends = l*l + l*u + u*u, l*u*(l + u); top = 2*(S/3)**1.5; b = 2/(top + ends)
+        out.append((b*S, b)); l, u = b*ends, b*top
+    return out
 
 def _newton(X, eps, work, method):
     "As `_wide`, by products alone."
     A, tiny = _gram(X, X.shape[-2]), 1e-300
-    I, Pi = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device), A/_trace(A).clamp(min=tiny)
-    for _ in range(10): Pi = Pi @ Pi; Pi = Pi/_trace(Pi).clamp(min=tiny)
+    I, Pi = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A), A/_trace(A).clamp(min=tiny)
+    for k in range(10):
+        Pi = Pi.bmm(Pi)
+        if k % 2: Pi = Pi/_trace(Pi).clamp(min=tiny)
     lam = (A*Pi).sum((-2, -1), keepdim=True); c = ((1.01 + eps**2)*lam).clamp(min=tiny)
     Y, Z = (A + eps**2*lam*I)/c, I
-    for _ in range(_steps(eps)): T = 1.5*I - .5*Z @ Y; Y, Z = Y @ T, T @ Z
+    for a, b in _cubics(eps): T = torch.baddbmm(I, Z, Y, beta=a, alpha=-b); Y, Z = Y.bmm(T), T.bmm(Z)
     Z = torch.where(lam > 0, Z/c.sqrt(), 0)
-    return Z.to(work) @ X.to(work), (Pi, Y*c.sqrt(), Z)
+    return Z.to(work).bmm(X.to(work)), (Pi, Y, c.sqrt(), Z)
+
 
 # %% ../nbs/04_polar.ipynb #27661919
-def _newton_pull(X, B, c, eps, Pi, Y, Z):
+def _newton_pull(X, B, c, eps, Pi, Y, root, Z):
     "As `_wide_pull`, by products alone."
-    norm = torch.linalg.matrix_norm(Y, keepdim=True).clamp(min=1e-300)
-    a, q = Y/norm, -Z @ _sym(B @ X.mT).to(Z.dtype) @ Z/norm
-    for _ in range(_steps(eps/Y.shape[-1]**.5)):
-        aq, aa = a @ q, a @ a; aaq = a @ aq
-        a, q = 1.5*a - .5*a @ aa, 1.5*q - .5*(aaq + aaq.mT - aq @ a)
+    m = Y.shape[-1]; M = torch.cat([Y, -Z @ _sym(B @ X.mT).to(Z.dtype) @ Z/root], -1) # a and q side by side: one product serves both
+    for f, g in _cubics(eps):
+        a, P = M[..., :m], M[..., :m].bmm(M); R = a.bmm(P) # (a², aq) and (a³, a²q)
+        M = torch.add(f*M, R, alpha=-g); M[..., m:].sub_(R[..., m:].mT, alpha=g).baddbmm_(P[..., m:], a, alpha=g)
+    q = M[..., m:]
     return Z.to(B.dtype)/c @ B + (q + eps**2*_trace(q)*Pi).to(B.dtype)/c @ X
+
 
 # %% ../nbs/04_polar.ipynb #eab8e035
 _WAYS = dict(newton=(_newton, _newton_pull), wide=(_wide, _wide_pull), rotated=(_rotated, _rotated_pull))
@@ -138,21 +150,21 @@ class _Polar(torch.autograd.Function):
                 eps, # as in `polar`
                 method): # 'gram', 'svd' or 'newton'
         with torch.autocast(G.device.type, enabled=False):
-            X = G if G.dtype == torch.float64 else G.float()
+            X = (G if G.dtype == torch.float64 else G.float()).reshape(-1, *G.shape[-2:])
             c = torch.exp2(torch.frexp(X.abs().amax((-2, -1), keepdim=True)).exponent.to(X.dtype) - 1); X = X/c
             ctx.eps, ctx.work = eps, torch.float64 if eps < 1e-4 else X.dtype
             ctx.way = 'newton' if method == 'newton' else 'rotated' if method == 'svd' or 2*X.shape[-1] < 5*X.shape[-2] else 'wide'
             Q, saved = _WAYS[ctx.way][0](X, eps, ctx.work, method)
             ctx.save_for_backward(X, c, *saved)
-            return Q.to(G.dtype)
+            return Q.to(G.dtype).reshape(G.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, Qbar): # derivative of the loss by the factor, (..., m, n)
         X, c, *saved = ctx.saved_tensors
         with torch.autocast(Qbar.device.type, enabled=False):
-            Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work), c.to(ctx.work), ctx.eps, *saved)
-            return Gbar.to(Qbar.dtype), None, None
+            Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work).reshape(X.shape), c.to(ctx.work), ctx.eps, *saved)
+            return Gbar.to(Qbar.dtype).reshape(Qbar.shape), None, None
 
 # %% ../nbs/04_polar.ipynb #351ebe51
 def _method(G, eps, method):
@@ -178,24 +190,30 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
 
 # %% ../nbs/04_polar.ipynb #4ab16a81
 def shape_groups(Gs:list, # matrices (m, n) of any mix of shapes
+                 padded:bool|None=None, # stack those with the same short side, whatever the other; None: on a GPU
                 )->list: # lists of their positions; each list makes one stack
-    "Which matrices to stack: those of one shape, be they tall or wide. On a CPU large ones stay alone."
+    "Which matrices to stack, be they tall or wide. On a CPU those of one shape, and large ones stay alone."
     groups = {}
     for k, G in enumerate(Gs):
-        alone = G.device.type == 'cpu' and G.numel() > 2**15
-        groups.setdefault((min(G.shape), max(G.shape), G.dtype, G.device, k*alone), []).append(k)
+        pad, alone = G.is_cuda if padded is None else padded, G.device.type == 'cpu' and G.numel() > 2**15
+        groups.setdefault((min(G.shape), None if pad else max(G.shape), G.dtype, G.device, k*alone), []).append(k)
     return list(groups.values())
 
+
 # %% ../nbs/04_polar.ipynb #b721d08f
-def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition as polar factors do
+def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition and with columns of zeros as polar factors do
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
+             padded:bool|None=None, # as in `shape_groups`
             )->dict|list: # f of every matrix: a dict with the same keys, or a list
-    "Stack matrices of equal shape, tall ones transposed, and call `f` once for each stack."
-    if isinstance(Gs, dict): return dict(zip(Gs, by_shape(f, list(Gs.values()))))
+    "Stack matrices as `shape_groups` says, tall ones transposed, and call `f` once for each stack."
+    if isinstance(Gs, dict): return dict(zip(Gs, by_shape(f, list(Gs.values()), padded)))
     wide, out = [G if G.shape[0] <= G.shape[1] else G.mT for G in Gs], [None]*len(Gs)
-    for ks in shape_groups(Gs):
-        for k, Q in zip(ks, f(torch.stack([wide[k] for k in ks]) if len(ks) > 1 else wide[ks[0]][None])): out[k] = Q if wide[k] is Gs[k] else Q.mT
+    for ks in shape_groups(Gs, padded):
+        n = max(wide[k].shape[1] for k in ks); longer = lambda W: W if W.shape[1] == n else F.pad(W, (0, n - W.shape[1]))
+        for k, Q in zip(ks, f(torch.stack([longer(wide[k]) for k in ks]) if len(ks) > 1 else wide[ks[0]][None])):
+            Q = Q[:, :wide[k].shape[1]]; out[k] = Q if wide[k] is Gs[k] else Q.mT
     return out
+
 
 # %% ../nbs/04_polar.ipynb #595a8e90
 def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. layer name -> gradient

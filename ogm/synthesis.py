@@ -87,7 +87,7 @@ def look(x:torch.Tensor, # (n, 3, s, s) normalised images
         )->torch.Tensor: # (n, 3, size, size), differentiable in x
     "Images as seen through their views."
     out = crop_resize(x, boxes, size or x.shape[-1])
-    return torch.where(flips.to(x.device)[:, None, None, None], out.flip(-1), out)
+    return torch.where(flips.to(x.device, non_blocking=True)[:, None, None, None], out.flip(-1), out)
 
 # %% ../nbs/12_synthesis.ipynb #750301d7
 def share_sums(G:dict, # name -> matrix, sum over this rank's images
@@ -180,7 +180,7 @@ def _load_batch(self):
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
 def _as_stored(self, x, change): # `change` what is stored, 0..1, and normalise it again
-    row = lambda v: x.new_tensor(v).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
+    row = lambda v: torch.tensor(v, dtype=x.dtype).to(x.device, non_blocking=True).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
     return (change(x*std + mean) - mean)/std
 
 def _shown(self): # (own rows, 3, s, s) normalised, as they will be stored; differentiable in x
@@ -197,7 +197,7 @@ def _cells(self, x): # (n, 3, s, s) -> every cell of every image, normalised as 
 def _unpacked_views(self, t): # of images with two mosaics
     cells, g = _cells(self, _shown(self)), rng(self.s.seed, 'views', self.b, t); k = 2*self.start.factor**2
     boxes, flips = draw_views(self.n, cells.shape[-1], 1, self.s.scale, g); which = torch.randint(0, k, (self.n,), generator=g)[self.own]
-    return look(cells[torch.arange(len(self.x))*k + which], boxes[self.own], flips[self.own], self.x.shape[-1])
+    return look(cells[(torch.arange(len(self.x))*k + which).to(cells.device, non_blocking=True)], boxes[self.own], flips[self.own], self.x.shape[-1])
 
 # %% ../nbs/12_synthesis.ipynb #c1036852
 def _views(self, t):
@@ -230,7 +230,7 @@ def siamese(x:torch.Tensor, # (n, 3, s, s) normalised images
 
 # %% ../nbs/12_synthesis.ipynb #bf9e9f1c
 def _units(x, old, new): # from how the one normalises to how the other does
-    row = lambda v: x.new_tensor(v).view(3, 1, 1)
+    row = lambda v: torch.tensor(v, dtype=x.dtype).to(x.device, non_blocking=True).view(3, 1, 1)
     return x if (old.mean, old.std) == (new.mean, new.std) else (x*row(old.std) + row(old.mean) - row(new.mean))/row(new.std)
 
 def _changed(self, x): # all alike in a step, if they are to be
@@ -250,7 +250,7 @@ def some_classes(classes:torch.Tensor, # (c,) int64
                 )->torch.Tensor: # (about share*c,) int64, at least one
     "Classes whose turn it is: each comes once in 1/`share` steps, in an order that is drawn anew every time."
     parts = _parts(len(classes), share); turn, k = divmod(t, parts)
-    order = torch.randperm(len(classes), generator=rng(seed, 'classes', b, turn)).to(classes.device)
+    order = torch.randperm(len(classes), generator=rng(seed, 'classes', b, turn)).to(classes.device, non_blocking=True)
     return classes[order[k::parts].sort().values]
 
 # %% ../nbs/12_synthesis.ipynb #904d60b8

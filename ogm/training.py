@@ -160,7 +160,7 @@ def augment(x:torch.Tensor, # float (b, 3, s, s), 0..255
             factor:int=1, # cells a side of the mosaics
            )->torch.Tensor: # float (b, 3, s, s), not yet mixed
     "Shuffle, shift, crop and flip, as drawn."
-    of, side = (lambda k: d[k][rows].to(x.device)), x.shape[-1]
+    of, side = (lambda k: d[k][rows].to(x.device, non_blocking=True)), x.shape[-1]
     if 'cells' in d: x = _shuffle(x, factor, of('cells'))
     if 'shift' in d: x = _shift(x, of('shift'), recipe)
     if 'crop' in d: x = crop_resize(x, of('crop'), side)
@@ -249,7 +249,7 @@ class _Feed:
     def batches(self, batch_size, g): return epoch_batches(self.n, batch_size, g, self.split.shuffled if self.bytes is None else None)
     def __call__(self, rows): # iterator of LongTensors -> their images, one tensor each
         if self.bytes is None: return (x.to(self.device, non_blocking=True) for x in _stream(self.split, self.size, rows, self.workers))
-        return (self.bytes[r.to(self.device)] for r in rows)
+        return (self.bytes[r.to(self.device, non_blocking=True)] for r in rows)
     def digest(self): # what the images are, for a checkpoint to recognise them
         h = hashlib.sha256(self.labels.cpu().numpy().tobytes())
         if self.bytes is not None: h.update(self.bytes.cpu().numpy().tobytes())
@@ -276,7 +276,7 @@ def _rows(d, mine): # the rows a rank must see: its own, and their partners when
 def _view(job, images, d, mine): # uint8 -> float 0..255, augmented and mixed
     rows = _rows(d, mine); x = augment(images.float(), d, rows, job.recipe, job.factor)
     if 'partner' not in d: return x
-    return mix(x, x[d['partner'].to(x.device)], d) if world_size() == 1 else mix(x[:len(mine)], x[len(mine):], d)
+    return mix(x, x[d['partner'].to(x.device, non_blocking=True)], d) if world_size() == 1 else mix(x[:len(mine)], x[len(mine):], d)
 
 def _answers(job, x): # the teacher's logits
     t = job.teacher
@@ -288,8 +288,8 @@ def _loss(job, net, images, b, d, mine): # (number of this rank's images,)
     if job.channels_last: z = z.contiguous(memory_format=torch.channels_last)
     with torch.autocast(job.device.type, torch.bfloat16, enabled=job.amp): logits = net(z)
     if job.teacher is not None: return soft_loss(logits.float(), _answers(job, x), job.recipe.T)
-    y = job.feed.labels[b.to(job.device)]; own = y[mine.to(job.device)]
-    other = y[d['partner'][mine].to(job.device)] if 'partner' in d else None
+    of = lambda rows: job.feed.labels[b[rows].to(job.device, non_blocking=True)]; own = of(mine)
+    other = of(d['partner'][mine]) if 'partner' in d else None
     return hard_loss(logits.float(), own, other, d.get('keep', 1.), job.recipe.smoothing)
 
 # %% ../nbs/07_training.ipynb #8fd770cf
@@ -343,8 +343,8 @@ def accuracy(net, # (b, 3, size, size) -> logits
     net.eval(); right = torch.zeros((), dtype=torch.long, device=device)
     rows = torch.arange(len(split)).tensor_split(world_size())[rank()]
     for x, y in split.batches(size, batch_size, rows):
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp): logits = net(normalize(x.to(device), mean, std))
-        right += (logits.argmax(1) == y.to(device)).sum()
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp): logits = net(normalize(x.to(device, non_blocking=True), mean, std))
+        right += (logits.argmax(1) == y.to(device, non_blocking=True)).sum()
     net.train(was)
     return sum_ranks(right).item()/max(1, len(split))
 
@@ -582,8 +582,8 @@ def _born(self, k, life): # (network, optimiser, updates made)
 @torch.enable_grad()
 def _learn(self, net, opt, g): # one update, also for who looks without derivatives
     rows = torch.randint(self.feed.n, (min(128, self.feed.n),), generator=g); x = self.normalize(next(iter(self.feed([rows]))))
-    flips = torch.rand(len(x), generator=g) < .5; x = torch.where(flips.to(x.device)[:, None, None, None], x.flip(-1), x)
-    opt.zero_grad(); F.cross_entropy(net.train()(x), self.feed.labels[rows.to(x.device)]).backward(); opt.step()
+    flips = torch.rand(len(x), generator=g) < .5; x = torch.where(flips.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
+    opt.zero_grad(); F.cross_entropy(net.train()(x), self.feed.labels[rows.to(x.device, non_blocking=True)]).backward(); opt.step()
 
 def _at(self, t:int, # step of whoever asks, from 0
        )->torch.nn.Module: # frozen, in evaluation mode
@@ -605,6 +605,6 @@ def _examples(self, t:int, # step, from 0
     if bare := [c for c in classes.tolist() if not len(self.rows[c])]: raise OgmError(f'class {self.classes[bare[0]]!r} has no real images to compare with')
     g = rng(self.seed, 'examples', t); draw = lambda own: own[torch.randint(len(own), (n,), generator=g)]
     rows = torch.cat([draw(self.rows[c]) for c in classes.tolist()])
-    return next(iter(self.feed([rows]))), self.feed.labels[rows.to(self.feed.device)]
+    return next(iter(self.feed([rows]))), self.feed.labels[rows.to(self.feed.device, non_blocking=True)]
 
 Novices.examples = _examples

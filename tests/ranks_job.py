@@ -24,13 +24,13 @@ class DoubleNovices(Novices):
     def at(self, t):
         net = copy.deepcopy(super().at(t)).double(); net.register_forward_pre_hook(lambda m, x: x[0].double()); return net
 
-def pixels(teacher, start, target, batch, iters, kind=Synthesis, novices=None, **settings):
+def pixels(teacher, start, target, batch, iters, kind=Synthesis, novices=None, device='cpu', **settings):
     "Pixels of all batches in units of 0..1, before they are rounded to bytes."
-    run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters, **settings), 'cpu', novices), []
+    run, out = kind(teacher, start, target, Settings(batch=batch//world_size(), iters=iters, **settings), device, novices), []
     while not run.done:
         run.step()
         if run.t == iters:
-            x = gather_rows(run.x.detach(), run.n); std = torch.tensor(teacher.std).view(1, 3, 1, 1)
+            x = gather_rows(run.x.detach(), run.n).cpu(); std = torch.tensor(teacher.std).view(1, 3, 1, 1)
             out.append(x*std + torch.tensor(teacher.mean).view(1, 3, 1, 1)); run.advance()
     return torch.cat(out)
 
