@@ -9,7 +9,7 @@ from ogm.data import Source, Split, open_source
 from ogm.evaluation import evaluate
 from ogm.gradients import real_target
 from ogm.models import Teacher, load_teacher
-from ogm.rded import herding_set, make_start, random_set, rded
+from ogm.rded import herding_set, make_start, missed_set, random_set, rded
 from ogm.synthesis import Synthesis, Settings, distill, gather_rows
 from ogm.training import Novices, build_seeded, train
 
@@ -66,6 +66,7 @@ def compute(work):
     both = make_start(col, t, 'random', 3, 2, chroma=2)                                                                 # two mosaics in one image
     r['packed'], r['packed odd'] = (pixels(t.double(), d, {n: G.double() for n, G in T.items()}, b, 20, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., eta_share=.2) for d, b in ((both, 20), (subset(both, 5), 4)))
     r['herding'] = herding_set(src, teacher, 3, factor=2, device='cpu').images
+    r['missed'] = missed_set(src, teacher, start, 2, students=2, recipe='ogm-muon:steps=30,scale=0.5', device='cpu').images
     r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)
     for name, labels in (('ogm-basic', 'hard'), ('rded', 'soft')):                 # the second mixes images across ranks
