@@ -33,7 +33,8 @@ def test_what_is_matched():
 @pytest.mark.parametrize('more', [{}, dict(eta=1.), dict(eta=1., eta_augment=True, eta_layers=1, eta_share=.5), dict(levels=15)], ids=str)
 @pytest.mark.parametrize('chroma', [1, 2])
 def test_ten_steps_of_the_synthesis(more, chroma):
-    "In double precision, before rounding to bytes; two batches, so that the second has a history. Adam divides a derivative by its own size, so where it is nothing but rounding a pixel takes steps of its own: there may be a few."
+    """In double precision, before rounding to bytes; two batches, so that the second has a history. Real images are normalised in single
+    precision, and Adam divides a derivative by its own size, so where it is nearly nothing a pixel takes steps of its own."""
     col = colours(); t = untrained(col); start, T = make_start(col, t, 'random', 2, 2, chroma=chroma, device='cpu'), {n: G.double() for n, G in real_target(col.train, t).items()}
     young = lambda: DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu') if 'eta' in more else None
     class There(DoubleNovices): # trained on the CPU all the same, so that both look with equal weights
@@ -41,8 +42,8 @@ def test_ten_steps_of_the_synthesis(more, chroma):
         def examples(self, *a): x, y = super().examples(*[v.cpu() if torch.is_tensor(v) else v for v in a]); return x.to(GPU), y.to(GPU)
     other = There(col, 'convnet2-w16', 2, 8, device='cpu') if 'eta' in more else None
     a, b = pixels(t.double(), start, T, 10, 10, Double, young(), **more), pixels(t.double(), start, T, 10, 10, Double, other, device=GPU, **more).cpu()
-    d, moved = (a - b).abs(), (a - start.images/255).abs().mean(); far = (d > 1e-6).double().mean().item()
-    assert far < .01 and d.mean() < 1e-4 and moved > .005, (far, d.mean().item(), d.max().item(), moved.item())
+    d, moved = (a - b).abs().mean().item(), (a - start.images/255).abs().mean().item()
+    assert d < .003*moved and moved > .005, (d, moved)
 
 @pytest.mark.parametrize('recipe,kw', [('ogm-basic:cutmix=always,scale=0.5', {}), ('ogm-muon:shift=0.125', {}), ('muon:method=ns', {}), ('teacher', {}), ('rded', dict(labels='soft', factor=2))], ids=str)
 def test_a_student_learns_alike(recipe, kw):

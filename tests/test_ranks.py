@@ -140,3 +140,12 @@ def test_the_lock_holds_for_all_ranks(roads):
     lines = [l for l in out.splitlines() if l.startswith('ogm: ')]
     assert p.returncode != 0 and len(lines) == 1 and 'in use by another ogm process' in lines[0], out
     assert (d/'1'/'ogm.json').read_bytes() == before
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    "NCCL would answer with a page about duplicates."
+    from ogm.core import _backend
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1); gpu = torch.device('cuda')
+    assert _backend(gpu) == 'nccl' and _backend(torch.device('cpu')) == 'gloo'
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    with pytest.raises(OgmError, match='2 processes cannot share 1 GPU: start 1'): _backend(gpu)
+    assert _backend(torch.device('cpu')) == 'gloo'

@@ -1,78 +1,97 @@
-"""Rows of a table side by side on one GPU, each in a process of its own, which a small network leaves idle otherwise.
+"""Rows and students side by side on one GPU, each in a process of its own: a small network leaves most of it idle.
 
+nvidia-cuda-mps-control -d                                   # lets processes compute at the same time, where there is one
 python tools/gpu.py PLAN.json data/cifar10 runs/gpu
 
 A plan says what all jobs share, and lists them: `make` makes the images of a row and scores it on held-out training images, `hold` scores
-images that are there on those, `judge` on the validation images of the data, which nothing was chosen by. A job waits for its images; where
-its row is a list, for the held-out scores of all of them, and takes the best."""
+images that are there on those, `judge` on the validation images of the data, by which nothing was chosen. A job waits for its images; where
+its row is a list, for the held-out scores of all of them, and takes the best. In the end OUT/students.json has every score, also of jobs
+that the time did not suffice for, as far as they came; images and unfinished work stay in OUT, and the same command continues."""
 import contextlib, json, multiprocessing, sys, time, traceback
-from dataclasses import asdict
 from pathlib import Path
 
-from ogm.core import file_name, pick_device, provenance, read_json, write_json
 from ogm.cli import get_teacher
+from ogm.core import file_name, pick_device, read_json, write_json
 from ogm.data import open_source
-from ogm.distilled import DistilledSet, join, unfold
+from ogm.distilled import DistilledSet, finished, join, unfold
 from ogm.evaluation import evaluate
 from ogm.experiments import hold_out, run_row
 from ogm.models import load_teacher
+from ogm.synthesis import find_row
 
 def place(out, job, arch): return out/'work'/f"{file_name(job['row'])}-ipc{job['ipc']}-{arch}"
 
+def scored(out, job, arch): # where `evaluate` notes one seed after another
+    return out/'work'/(file_name('-'.join([job['do'], job['row'], f"ipc{job['ipc']}", job.get('arch', arch), job['recipe'], *map(str, job['seeds'])])) + '.json')
+
+def parts(out, job, arch): # the sets that a row's students see, from where `make` put them
+    row = find_row(job['row']); return [place(out, job, arch)/s for s in ('set', 'missed')[:1 + bool(row.missed)] if row.init != 'whole']
+
 def images(out, job, arch):
-    "What a row's students see, from where `make` put it."
-    if job['row'] == 'whole': return None
-    parts = [DistilledSet.load(d) for d in (place(out, job, arch)/'set', place(out, job, arch)/'missed') if (d/'ogm.json').exists()]
-    parts = [unfold(p) if p.chroma > 1 or job.get('unfold', 'plus' in job['row']) else p for p in parts]
-    return join(*parts) if len(parts) > 1 else parts[0]
+    "What a row's students see; None: all real images."
+    row, found = find_row(job['row']), [DistilledSet.load(d) for d in parts(out, job, arch)]
+    found = [unfold(d) if row.unfold else d for d in found]
+    return join(*found) if len(found) > 1 else found[0] if found else None
 
-def scored(out, job, arch): return out/job['do']/(file_name('-'.join([job['row'], f"ipc{job['ipc']}", job.get('arch', arch), job['recipe'], *map(str, job['seeds'])])) + '.json')
+def runs_of(out, job, arch): return read_json(f)['runs'] if (f := scored(out, job, arch)).exists() else []
 
-def held_scores(out, row): # all of a row, over its recipes and seeds
-    found = [read_json(f) for f in sorted((out/'hold').glob('*.json'))]; return [v for r in found if r['row'] == row for v in r['score']['last']]
+def held(plan, out, row): # accuracies of a row on held-out images, one a seed; none before all are there
+    jobs = [j for j in plan['jobs'] if j['do'] == 'hold' and j['row'] == row]; got = [runs_of(out, j, plan['arch']) for j in jobs]
+    return [r['last'] for runs in got for r in runs] if all(len(r) == len(j['seeds']) for r, j in zip(got, jobs)) else []
 
-def work(job, plan, full, held, out):
+def ready(plan, job, out):
+    if isinstance(job['row'], list): return all(held(plan, out, r) for r in job['row'])
+    return job['do'] == 'make' or all(finished(d) for d in parts(out, job, plan['arch']))
+
+def settled(plan, job, out): # with one row in the place of a list, once that is known
+    if not isinstance(job['row'], list): return job
+    return job | dict(row=max(job['row'], key=lambda r: sum(v := held(plan, out, r))/len(v))) if ready(plan, job, out) else None
+
+def work(job, plan, full, part, out):
     "One job, in a process of its own."
     began, dev, kw = time.perf_counter(), pick_device(plan.get('device')), dict(eval_every=10**9, amp=plan.get('amp', True))
-    t = load_teacher(out/'work'/'teacher.safetensors', held, device=dev)
-    if isinstance(job['row'], list): job = job | dict(row=max(job['row'], key=lambda r: sum(v := held_scores(out, r))/len(v)))
+    t = load_teacher(out/'work'/'teacher.safetensors', part, device=dev); job = settled(plan, job, out)
     if job['do'] == 'make':
-        r = run_row(job['row'], held, t, job['ipc'], out, seeds=job.get('seeds', 1), labels=('hard',), recipes=job['recipes'], seed=plan.get('seed', 0), device=dev, **kw)
+        r = run_row(job['row'], part, t, job['ipc'], out, seeds=job.get('seeds', 1), labels=('hard',), recipes=job['recipes'], seed=plan.get('seed', 0), device=dev, **kw)
         done = {s['recipe']: s['last'] for s in r['scores']}
     else:
-        shown = images(out, job, t.arch); arch = job.get('arch', t.arch); own = dict(mean=t.mean, std=t.std, size=t.size) if shown is None else {}
-        val = full.val if job['do'] == 'judge' else held.val; file = scored(out, job, arch)
-        s = evaluate(held.train if shown is None else shown, val, job['recipe'], 'hard', seeds=job['seeds'], arch=arch, teacher=t, name=job['row'], device=dev, out=out/'work'/f"{job['do']}-{file.name}", **own, **kw)
-        write_json(file, provenance(row=job['row'], ipc=job['ipc'], teacher=dict(arch=t.arch, accuracy=t.accuracy, sha256=t.sha256()), n_train=len(held.train), n_val=len(val), do=job['do'], score=asdict(s) | dict(recipe=job['recipe'])))
-        done = s.last
-    print(json.dumps(dict(do=job['do'], ipc=job['ipc'], row=job['row'], arch=job.get('arch', t.arch), recipe=job.get('recipe'), seconds=round(time.perf_counter() - began), done=done)), flush=True)
+        shown = images(out, job, t.arch); own = dict(mean=t.mean, std=t.std, size=t.size) if shown is None else {}
+        done = evaluate(part.train if shown is None else shown, (full if job['do'] == 'judge' else part).val, job['recipe'], 'hard', seeds=job['seeds'], arch=job.get('arch', t.arch), teacher=t, name=job['row'], device=dev, out=scored(out, job, t.arch), **own, **kw).last
+    print(json.dumps(job | dict(seconds=round(time.perf_counter() - began), done=done)), flush=True)
 
 def quiet(log, *args):
     with open(log, 'w') as f, contextlib.redirect_stderr(f):
         try: work(*args)
-        except BaseException: traceback.print_exc(file=f); print(f'failed, see {log}', flush=True); raise SystemExit(1) from None
+        except BaseException: traceback.print_exc(file=f); print(f'not finished, see {log}', flush=True); raise SystemExit(1) from None
 
-def ready(job, out, arch): # are its images there?
-    if isinstance(job['row'], list): return all(held_scores(out, r) for r in job['row'])
-    d = place(out, job, arch); return job['do'] == 'make' or job['row'] == 'whole' or (d/'set'/'ogm.json').exists() and ('missed' not in job['row'] or (d/'missed'/'ogm.json').exists())
+def collect(plan, out):
+    "Every score, seeds of like jobs together."
+    found = {}
+    for job in filter(None, (settled(plan, j, out) for j in plan['jobs'])):
+        if job['do'] == 'make': continue
+        key = dict(do=job['do'], ipc=job['ipc'], row=job['row'], arch=job.get('arch', plan['arch']), recipe=job['recipe'], expected=job.get('expected'))
+        s = found.setdefault(tuple(key.values()), key | dict(seeds=[], last=[], wanted=0)); s['wanted'] += len(job['seeds'])
+        if not (f := scored(out, job, plan['arch'])).exists(): continue
+        d = read_json(f); s |= dict(n_train=d['n_train'], n_val=d['n_val'], hardware=d['hardware'], torch=d['versions']['torch'])
+        s['seeds'] += [r['seed'] for r in d['runs']]; s['last'] += [r['last'] for r in d['runs']]
+    return [s for s in found.values() if s['seeds']]
 
-def main(plan, data, out, workers=12, seconds=10**9):
+def main(plan:str, data:str, out:str, workers:int=12, seconds:int=10**9):
     plan, out, began, fork = read_json(Path(plan)), Path(out), time.monotonic(), multiprocessing.get_context('fork')
-    full = open_source(data); held = hold_out(full, plan['holdout']); (out/'logs').mkdir(parents=True, exist_ok=True)
-    p = fork.Process(target=get_teacher, args=(held, '', plan['arch'], plan['teacher_epochs'], plan.get('seed', 0), plan.get('device', 'cuda'), out/'work')); p.start(); p.join()
+    full = open_source(data); part = hold_out(full, plan['holdout']); (out/'logs').mkdir(parents=True, exist_ok=True)
+    p = fork.Process(target=get_teacher, args=(part, '', plan['arch'], plan['teacher_epochs'], plan.get('seed', 0), pick_device(plan['device']) if 'device' in plan else 'cuda', out/'work')); p.start(); p.join()
     todo, running = list(enumerate(plan['jobs'])), []
     while todo or running:
         for k, job in list(todo):
             if len(running) >= workers: break
-            if not ready(job, out, plan['arch']): continue
-            todo.remove((k, job)); log = out/'logs'/f"{k:02}-{job['do']}-{file_name(str(job['row']))}.log"
-            running.append(fork.Process(target=quiet, args=(log, job, plan, full, held, out))); running[-1].start()
+            if not ready(plan, job, out): continue
+            todo.remove((k, job)); running.append(fork.Process(target=quiet, args=(out/'logs'/f"{k:02}-{job['do']}.log", job, plan, full, part, out))); running[-1].start()
         time.sleep(.2); running = [p for p in running if p.is_alive()]
-        if todo and not running and not any(ready(job, out, plan['arch']) for _, job in todo): print(f'{len(todo)} jobs wait for images that nobody makes'); break
+        if todo and not running and not any(ready(plan, job, out) for _, job in todo): print(f'{len(todo)} jobs wait for images or scores that nobody makes'); break
         if time.monotonic() - began > seconds:
-            print(f'{len(todo)} not begun, {len(running)} not finished'); [p.terminate() for p in running]; [p.join(5) for p in running]; [p.kill() for p in running]; break
+            print(f'{len(todo)} jobs not begun, {len(running)} not finished'); [p.terminate() for p in running]; [p.join(5) for p in running]; [p.kill() for p in running]; break
+    write_json(out/'students.json', dict(students=collect(plan, out)))
 
 if __name__ == '__main__':
     from fastcore.script import anno_parser
-    main.__annotations__.update(plan=str, data=str, out=str, workers=int, seconds=int)
     args = vars(anno_parser(main, 'tools/gpu.py').parse_args()); main(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')}); sys.exit()
