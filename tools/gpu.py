@@ -5,13 +5,14 @@ python tools/gpu.py PLAN.json data/cifar10 runs/gpu
 
 A plan says what all jobs share, and lists them: `make` makes the images of a row and scores it on held-out training images, `hold` scores
 images that are there on those, `judge` on the validation images of the data, by which nothing was chosen. A job waits for its images; where
-its row is a list, for the held-out scores of all of them, and takes the best. In the end OUT/students.json has every score, also of jobs
-that the time did not suffice for, as far as they came; images and unfinished work stay in OUT, and the same command continues."""
+its row is a list, for the held-out scores of all of them, and takes the best. In the end OUT/students.json has the scores of `hold` and `judge`,
+also of jobs for which the time did not suffice, as far as they came, and how far each synthesis came; those of `make` are in a file for each
+row, as ogm.experiments writes it. Images and unfinished work stay in OUT, and the same command continues."""
 import contextlib, json, multiprocessing, sys, time, traceback
 from pathlib import Path
 
 from ogm.cli import get_teacher
-from ogm.core import file_name, pick_device, read_json, write_json
+from ogm.core import file_name, load_tensors, pick_device, provenance, read_json, write_json
 from ogm.data import open_source
 from ogm.distilled import DistilledSet, finished, join, unfold
 from ogm.evaluation import evaluate
@@ -74,24 +75,33 @@ def collect(plan, out):
         if not (f := scored(out, job, plan['arch'])).exists(): continue
         d = read_json(f); s |= dict(n_train=d['n_train'], n_val=d['n_val'], hardware=d['hardware'], torch=d['versions']['torch'])
         s['seeds'] += [r['seed'] for r in d['runs']]; s['last'] += [r['last'] for r in d['runs']]
-    return [s for s in found.values() if s['seeds']]
+    return list(found.values())
+
+def made(plan, out):
+    "How far each synthesis came: 'complete', or [batch, step] of its last checkpoint."
+    def state(job):
+        file = place(out, job, plan['arch'])/'checkpoint.safetensors'; meta = load_tensors(file)[1] if file.exists() else {}
+        return 'complete' if all(finished(d) for d in parts(out, job, plan['arch'])) else [meta.get('b', 1), meta.get('t', 0)]
+    return {j['row']: state(j) for j in plan['jobs'] if j['do'] == 'make'}
 
 def main(plan:str, data:str, out:str, workers:int=12, seconds:int=10**9):
-    plan, out, began, fork = read_json(Path(plan)), Path(out), time.monotonic(), multiprocessing.get_context('fork')
+    if workers < 1: sys.exit('workers must be at least 1')
+    plan, out, began, fork, failed = read_json(Path(plan)), Path(out), time.monotonic(), multiprocessing.get_context('fork'), 0
     full = open_source(data); part = hold_out(full, plan['holdout']); (out/'logs').mkdir(parents=True, exist_ok=True)
-    p = fork.Process(target=get_teacher, args=(part, '', plan['arch'], plan['teacher_epochs'], plan.get('seed', 0), pick_device(plan['device']) if 'device' in plan else 'cuda', out/'work')); p.start(); p.join()
+    p = fork.Process(target=get_teacher, args=(part, '', plan['arch'], plan['teacher_epochs'], plan.get('seed', 0), plan.get('device', 'cuda'), out/'work')); p.start(); p.join()
+    if p.exitcode: sys.exit('there is no teacher')
     todo, running = list(enumerate(plan['jobs'])), []
     while todo or running:
         for k, job in list(todo):
             if len(running) >= workers: break
             if not ready(plan, job, out): continue
             todo.remove((k, job)); running.append(fork.Process(target=quiet, args=(out/'logs'/f"{k:02}-{job['do']}.log", job, plan, full, part, out))); running[-1].start()
-        time.sleep(.2); running = [p for p in running if p.is_alive()]
-        if todo and not running and not any(ready(plan, job, out) for _, job in todo): print(f'{len(todo)} jobs wait for images or scores that nobody makes'); break
-        if time.monotonic() - began > seconds:
-            print(f'{len(todo)} jobs not begun, {len(running)} not finished'); [p.terminate() for p in running]; [p.join(5) for p in running]; [p.kill() for p in running]; break
-    write_json(out/'students.json', dict(students=collect(plan, out)))
+        time.sleep(.2); failed += sum(bool(p.exitcode) for p in running); running = [p for p in running if p.is_alive()]
+        if todo and not running and not any(ready(plan, job, out) for _, job in todo): print(f'{len(todo)} jobs wait for images or scores that nobody makes'); failed += len(todo); break
+        if time.monotonic() - began > seconds and (todo or running):
+            print(f'{len(todo)} jobs not begun, {len(running)} not finished'); [p.terminate() for p in running]; [p.join(5) for p in running]; [p.kill() for p in running]; failed += len(todo) + len(running); break
+    write_json(out/'students.json', provenance(made=made(plan, out), students=collect(plan, out))); sys.exit(bool(failed))
 
 if __name__ == '__main__':
     from fastcore.script import anno_parser
-    args = vars(anno_parser(main, 'tools/gpu.py').parse_args()); main(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')}); sys.exit()
+    args = vars(anno_parser(main, 'tools/gpu.py').parse_args()); main(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
