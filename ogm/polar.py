@@ -129,7 +129,6 @@ def _newton(X, eps, work, method):
     Z = torch.where(lam > 0, Z/c.sqrt(), 0)
     return Z.to(work).bmm(X.to(work)), (Pi, Y, c.sqrt(), Z)
 
-
 # %% ../nbs/04_polar.ipynb #27661919
 def _newton_pull(X, B, c, eps, Pi, Y, root, Z):
     "As `_wide_pull`, by products alone."
@@ -139,7 +138,6 @@ def _newton_pull(X, B, c, eps, Pi, Y, root, Z):
         M = torch.add(f*M, R, alpha=-g); M[..., m:].sub_(R[..., m:].mT, alpha=g).baddbmm_(P[..., m:], a, alpha=g)
     q = M[..., m:]
     return Z.to(B.dtype)/c @ B + (q + eps**2*_trace(q)*Pi).to(B.dtype)/c @ X
-
 
 # %% ../nbs/04_polar.ipynb #eab8e035
 _WAYS = dict(newton=(_newton, _newton_pull), wide=(_wide, _wide_pull), rotated=(_rotated, _rotated_pull))
@@ -199,7 +197,6 @@ def shape_groups(Gs:list, # matrices (m, n) of any mix of shapes
         groups.setdefault((min(G.shape), None if pad else max(G.shape), G.dtype, G.device, k*alone), []).append(k)
     return list(groups.values())
 
-
 # %% ../nbs/04_polar.ipynb #b721d08f
 def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transposition and with columns of zeros as polar factors do
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
@@ -213,7 +210,6 @@ def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transpositi
         for k, Q in zip(ks, f(torch.stack([longer(wide[k]) for k in ks]) if len(ks) > 1 else wide[ks[0]][None])):
             Q = Q[:, :wide[k].shape[1]]; out[k] = Q if wide[k] is Gs[k] else Q.mT
     return out
-
 
 # %% ../nbs/04_polar.ipynb #595a8e90
 def polar_many(Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes, e.g. layer name -> gradient
