@@ -108,14 +108,14 @@ def usual_arch(size:int, # side of the images in pixels
     return 'convnet3' if size <= 64 else 'resnet18'
 
 # %% ../nbs/03_models.ipynb #824ee461
-def _rgb(v, x): return torch.tensor(v, dtype=torch.float32).to(x.device, non_blocking=True).view(3, 1, 1)
+def _rgb(v, x): return torch.tensor(v, dtype=x.dtype).to(x.device, non_blocking=True).view(3, 1, 1)
 
 def normalize(images:torch.Tensor, # uint8 (..., 3, h, w), 0..255
               mean, # 3 numbers in [0, 1]
               std, # 3 numbers in [0, 1]
              )->torch.Tensor: # float32, same shape
     "Bytes to what a network sees."
-    return (images.float()/255 - _rgb(mean, images))/_rgb(std, images)
+    x = images.float()/255; return (x - _rgb(mean, x))/_rgb(std, x)
 
 # %% ../nbs/03_models.ipynb #096306cf
 def denormalize(x:torch.Tensor, # float (..., 3, h, w)
@@ -123,7 +123,7 @@ def denormalize(x:torch.Tensor, # float (..., 3, h, w)
                 std, # 3 numbers in [0, 1]
                )->torch.Tensor: # uint8, same shape; values beyond black and white are cut
     "What a network sees back to bytes, rounded to the nearest."
-    return ((x.detach().float()*_rgb(std, x) + _rgb(mean, x))*255).round().clamp(0, 255).to(torch.uint8)
+    x = x.detach().float(); return ((x*_rgb(std, x) + _rgb(mean, x))*255).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/03_models.ipynb #2ce8f43f
 class _Pixels: # for a module that has .mean, .std and .device

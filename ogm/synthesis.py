@@ -17,6 +17,7 @@ from .data import is_number
 from .distilled import DistilledSet
 from .gradients import MATCHERS, class_gradients, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
 from .loss import class_distance, ogm_loss, orient
+from .models import _rgb
 from .patches import crop_boxes, crop_resize, few_levels, resize, unpack_colours, unstitch
 from .rded import STARTS
 from .training import Novices
@@ -180,7 +181,7 @@ def _load_batch(self):
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
 def _as_stored(self, x, change): # `change` what is stored, 0..1, and normalise it again
-    row = lambda v: torch.tensor(v, dtype=x.dtype).to(x.device, non_blocking=True).view(3, 1, 1); std, mean = row(self.teacher.std), row(self.teacher.mean)
+    std, mean = _rgb(self.teacher.std, x), _rgb(self.teacher.mean, x)
     return (change(x*std + mean) - mean)/std
 
 def _shown(self): # (own rows, 3, s, s) normalised, as they will be stored; differentiable in x
@@ -230,8 +231,7 @@ def siamese(x:torch.Tensor, # (n, 3, s, s) normalised images
 
 # %% ../nbs/12_synthesis.ipynb #bf9e9f1c
 def _units(x, old, new): # from how the one normalises to how the other does
-    row = lambda v: torch.tensor(v, dtype=x.dtype).to(x.device, non_blocking=True).view(3, 1, 1)
-    return x if (old.mean, old.std) == (new.mean, new.std) else (x*row(old.std) + row(old.mean) - row(new.mean))/row(new.std)
+    return x if (old.mean, old.std) == (new.mean, new.std) else (x*_rgb(old.std, x) + _rgb(old.mean, x) - _rgb(new.mean, x))/_rgb(new.std, x)
 
 def _changed(self, x): # all alike in a step, if they are to be
     return siamese(x, rng(self.s.seed, 'siamese', self.b, self.t)) if self.s.eta_augment else x

@@ -189,8 +189,15 @@ def browser():
         yield b
         b.close()
 
-LOOK = r'''() => { document.querySelectorAll('img').forEach(i => i.loading = 'eager');
-  return Promise.all([...document.images].map(i => i.complete || new Promise(r => { i.onload = i.onerror = r }))).then(() => ({
+LOOK = r'''() => { const rgb = s => { const v = (s.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number); return v.length < 4 ? [...v, 1] : v }, known = new Map();
+  const ground = e => { // what lies behind the text of an element, red, green, blue and how solid, each times that; and how solid the text is
+    if (!e) return [[0, 0, 0, 0], 1];
+    if (!known.has(e)) { const s = getComputedStyle(e), c = rgb(s.backgroundColor), [below, solid] = ground(e.parentElement);
+      known.set(e, [[0, 1, 2].map(i => c[3] * c[i] + (1 - c[3]) * below[i]).concat(c[3] + (1 - c[3]) * below[3]), solid * s.opacity]) }
+    return known.get(e) };
+  document.querySelectorAll('img').forEach(i => i.loading = 'eager');
+  const still = new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r))).then(() => Promise.all(document.getAnimations().map(a => a.finished.catch(() => 0))));
+  return Promise.all([still, ...[...document.images].map(i => i.complete || new Promise(r => { i.onload = i.onerror = r }))]).then(() => ({
     wide: document.documentElement.scrollWidth - window.innerWidth,
     cut: [...document.querySelectorAll('main *')].filter(e => {
       if (e.getBoundingClientRect().right <= document.querySelector('main').getBoundingClientRect().right + 2) return false;
@@ -201,36 +208,37 @@ LOOK = r'''() => { document.querySelectorAll('img').forEach(i => i.loading = 'ea
     blank: [...document.querySelectorAll('main math')].filter(m => !m.closest('details:not([open])')).filter(m => { const r = m.getBoundingClientRect(); return r.width < 2 || r.height < 4 }).map(m => m.textContent),
     faint: [...document.querySelectorAll('body *')].filter(e => {
       if (![...e.childNodes].some(c => c.nodeType == 3 && c.data.trim()) || !e.checkVisibility() || !e.getBoundingClientRect().width || e.closest('.visually-hidden')) return false;
-      const rgb = s => { const v = (s.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number); return v.length < 4 ? [...v, 1] : v };
-      let back = [0, 0, 0, 0], solid = 1; // what lies behind the text, from the element outwards; how solid the text is
-      for (let p = e; p; p = p.parentElement) { const s = getComputedStyle(p), c = rgb(s.backgroundColor), a = (1 - back[3]) * c[3]; solid *= s.opacity;
-        if (back[3] < .99) back = [0, 1, 2].map(i => back[i] + a * c[i]).concat(back[3] + a) }
+      let [back, solid] = ground(e);
       back = [0, 1, 2].map(i => back[i] + (1 - back[3]) * 255);
       let text = rgb(getComputedStyle(e).color); solid *= text[3]; text = [0, 1, 2].map(i => solid * text[i] + (1 - solid) * back[i]);
       const light = c => c.slice(0, 3).map(v => (v /= 255) <= .04 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((t, v, i) => t + v * [.2126, .7152, .0722][i], 0);
       const [a, b] = [light(text), light(back)].sort((x, y) => y - x);
       return (a + .05) / (b + .05) < (parseFloat(getComputedStyle(e).fontSize) < 24 ? 4.5 : 3) }).map(e => e.textContent.trim().slice(0, 40)), // WCAG AA
+    ground: getComputedStyle(document.body).backgroundColor,
     font: document.fonts.check('16px "STIX Two Math"'),
     unseen: ['main', 'h1'].filter(s => !document.querySelector(s)?.getBoundingClientRect().height) })) }'''
 
 @pytest.mark.browser
-@pytest.mark.parametrize('width,scheme', [(1280, 'light'), (1280, 'dark'), (390, 'dark')])
 @each_page
-def test_page_in_a_browser(browser, address, html, name, width, scheme):
-    "No console message, no failed request, nothing wider than the window or cut off, no text too faint to read, no broken picture, no blank formula."
-    page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme); said = []
+def test_page_in_a_browser(browser, address, html, name):
+    "Wide and light, wide and dark, narrow and dark: no console message, no failed request, nothing wider than the window or cut off, no text too faint to read, no broken picture, no blank formula."
+    page = browser.new_page(viewport=dict(width=1280, height=900), color_scheme='light'); said, grounds = [], []; page.set_default_timeout(20_000)
     page.on('console', lambda m: said.append(m.text) if m.type in ('error', 'warning') else None)
     page.on('pageerror', lambda e: said.append(str(e))); page.on('requestfailed', lambda r: said.append(f'failed: {r.url}'))
     try:
-        page.goto(f'{address}/{name}', wait_until='load'); seen = page.evaluate(LOOK)
-        if width == 1280 and seen['wide'] <= 0 and html[name].maths: assert seen['font'], f'{name}: the font of the formulas did not load'
+        page.goto(f'{address}/{name}', wait_until='load')
+        for width, scheme in [(1280, 'light'), (1280, 'dark'), (390, 'dark')]:
+            page.set_viewport_size(dict(width=width, height=900)); page.emulate_media(color_scheme=scheme)
+            if scheme == 'dark': page.wait_for_function('was => getComputedStyle(document.body).backgroundColor != was', arg=grounds[0])
+            seen = page.evaluate(LOOK); grounds.append(seen['ground'])
+            if width == 1280 and seen['wide'] <= 0 and html[name].maths: assert seen['font'], f'{name}: the font of the formulas did not load'
+            assert not said, f'{name} at {width} px: {said}'
+            assert seen['wide'] <= 0, f'{name} is {seen["wide"]} px wider than a window of {width} px'
+            assert not seen['cut'], f'{name} at {width} px: wider than the column, without a way to scroll: {seen["cut"][:3]}'
+            assert not seen['torn'], f'{name} at {width} px: cells that have left their table: {seen["torn"][:3]}'
+            assert not seen['faint'], f'{name}, {scheme}: text that one can hardly tell from what is behind it: {seen["faint"][:5]}'
+            assert not seen['broken'] and not seen['blank'] and not seen['unseen'], f'{name} at {width} px: {seen}'
     finally: page.close()
-    assert not said, f'{name} at {width} px: {said}'
-    assert seen['wide'] <= 0, f'{name} is {seen["wide"]} px wider than a window of {width} px'
-    assert not seen['cut'], f'{name} at {width} px: wider than the column, without a way to scroll: {seen["cut"][:3]}'
-    assert not seen['torn'], f'{name} at {width} px: cells that have left their table: {seen["torn"][:3]}'
-    assert not seen['faint'], f'{name}, {scheme}: text that one can hardly tell from what is behind it: {seen["faint"][:5]}'
-    assert not seen['broken'] and not seen['blank'] and not seen['unseen'], f'{name} at {width} px: {seen}'
 
 @pytest.mark.browser
 def test_search_and_dark_mode(browser, address):
