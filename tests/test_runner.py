@@ -15,6 +15,7 @@ def test_a_plan_from_end_to_end(tmp_path):
             *[dict(do='hold', ipc=2, row=r, recipe=recipe, seeds=[0], expected=.5) for r in (few, many)], *[dict(do='make', ipc=2, row=r, recipes=[recipe]) for r in (few, many)],
             dict(do='judge', ipc=2, row='herding', recipe=recipe, seeds=[0])]
     plan = dict(arch='convnet2-w8-in', teacher_epochs=1, holdout=.2, device='cpu', amp=False, jobs=jobs)
+    code, said, cut = run(plan, tmp_path, '--workers', '2', '--seconds', '0'); assert code == 1 and '5 jobs not begun, 2 not finished' in said and not any(s['seeds'] for s in cut['students']) and 'complete' not in cut['made'].values()      # no time: nothing is lost, and the same command goes on
     code, said, all_of_it = run(plan, tmp_path, '--workers', '2'); got = [s for s in all_of_it['students'] if s['seeds']]
     assert code == 1 and all_of_it['made'] == {few: 'complete', many: 'complete'} and '1 jobs wait for images or scores that nobody makes' in said
     held, (judged,) = ({s['row']: s for s in got if s['do'] == 'hold'}, [s for s in got if s['do'] == 'judge'])
