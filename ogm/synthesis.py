@@ -150,7 +150,7 @@ class Synthesis:
                  device, # where
                  novices=None, # `Novices`, for `settings.eta`
                  extra=None): # a term of one's own: called with the run in every step, returns a scalar to add to the loss
-        self.teacher = teacher.to(device); self.layers, self.target = _fitting(teacher, target, settings, device)
+        self.teacher, self.real = teacher.to(device), target; self.layers, self.target = _fitting(teacher, target, settings, device)
         if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass `Novices`, or leave eta at 0')
         self.novices, self.extra = novices if settings.eta else None, extra
         if self.novices: fits_memory(novices.at(0), min(settings.batch*world_size(), len(start.labels.unique())), settings)
@@ -312,8 +312,15 @@ def _fingerprint(self):
     later = dict(matcher='pseudo', levels=256, **{k: YOUNG[k] for k in ('eta_layers', 'eta_share', 'eta_augment')}) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
     s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
     h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
-    for t in (self.start.images, self.start.labels, *[self.target[n].cpu() for n in sorted(self.target)]): h.update(t.contiguous().numpy().tobytes())
+    for t in (self.start.images, self.start.labels): h.update(t.contiguous().numpy().tobytes())
     return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '') + ' 4:2:0'*(self.start.chroma > 1)
+
+def _sketch(target): # layer -> five numbers that another target does not share
+    draw = lambda n, G: torch.randn(4, G.numel(), generator=rng(0, 'sketch', n))
+    return {n: [(g := G.detach().cpu().float()).norm().item(), *(draw(n, g) @ g.flatten()).tolist()] for n, G in sorted(target.items())}
+
+def _alike(a, b): # two sketches, but for rounding
+    return a.keys() == b.keys() and all(abs(x - y) <= 1e-3*max(a[n][0], b[n][0]) for n in a for x, y in zip(a[n], b[n]))
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
@@ -329,15 +336,15 @@ def _save_state(self, work):
     if rank() > 0: return
     for b, images in enumerate(self.finished, 1):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
-    save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key)
+    save_tensors(Path(work)/'checkpoint.safetensors', state, b=self.b, t=self.t, log=self.log, key=self.key, target=self.sketch)
 
 # %% ../nbs/12_synthesis.ipynb #3e7b4b59
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
-    self.key = _fingerprint(self); file = Path(work)/'checkpoint.safetensors'
+    self.key, self.sketch, file = _fingerprint(self), _sketch({n: self.real[n] for n in self.layers}), Path(work)/'checkpoint.safetensors'
     if not file.exists(): return
     state, meta = load_tensors(file, self.device)
-    if not isinstance(meta, dict) or meta.get('key') != self.key: raise OgmError(f'{str(file)!r} belongs to other settings or images: choose another --out or delete that file')
+    if not isinstance(meta, dict) or meta.get('key') != self.key or not _alike(meta['target'], self.sketch): raise OgmError(f'{str(file)!r} belongs to other settings or images: choose another --out or delete that file')
     self.finished = [_finished(work, b, self.key) for b in range(1, meta['b'])]
     self.b, self.t, self.log = meta['b'], meta['t'], meta['log']
     self.past = {n.partition('.')[2]: g for n, g in state.items() if n.startswith('past.')} or None

@@ -8,7 +8,7 @@ from ogm.gradients import class_gradients, pseudo_gradients, real_target
 from ogm.optim import Muon
 from ogm.polar import polar
 from ogm.rded import herding_set, make_start, missed_set, rded
-from ogm.synthesis import Synthesis
+from ogm.synthesis import Synthesis, distill
 from ogm.training import Novices, build_seeded, fit_teacher, train
 
 from ranks_job import Double, DoubleNovices, colours, pixels, untrained
@@ -61,6 +61,18 @@ def test_starts_are_the_same():
     for make in (herding_set, lambda *a, **kw: rded(*a, factor=2, **kw)):
         a, b = (make(col, t, 2, device=d) for d in ('cpu', GPU)); assert (a.images == b.images).float().mean() > .9
     s = missed_set(col, t, make_start(col, t, 'random', 2, 2, chroma=2, device=GPU), 1, chroma=2, device=GPU); assert len(s) == 10
+
+def test_a_synthesis_goes_on_though_its_target_is_summed_anew(tmp_path, monkeypatch):
+    "A GPU adds in another order every time, so the target of the second attempt is not, to the last bit, that of the first; the start is."
+    col = colours(); t = fit_teacher(col, 'convnet2-w16', epochs=2, device='cpu'); make = lambda: make_start(col, t, 'herding', 2, 2, chroma=2, device=GPU); start, step, seen = make(), Synthesis.step, []
+    assert torch.equal(make().images, start.images)
+    def limited(self):
+        if len(seen) == 7: raise Stopped('cut')
+        seen.append(self.t); return step(self)
+    kw = dict(iters=10, batch=10, eta=1., work=tmp_path, every=2, device=GPU); monkeypatch.setattr(Synthesis, 'step', limited)
+    with pytest.raises(Stopped): distill(col, t, start, **kw)
+    monkeypatch.setattr(Synthesis, 'step', lambda self: seen.append(self.t) or step(self)); real = {n: G + 1e-6*G.norm()*torch.randn_like(G)/G.numel()**.5 for n, G in real_target(col.train, t, device=GPU).items()}
+    ds = distill(col, t, make(), target=real, **kw); assert seen[7:10] == [6, 7, 8] and len(seen) == 21 and len(ds) == 20
 
 def test_novices_stay_on_the_gpu():
     n = Novices(colours(), 'convnet2-w16', 2, 5, device=GPU); net = n.at(0); x, y = n.examples(0, torch.tensor([1, 3], device=GPU))

@@ -28,6 +28,7 @@ def undisturbed(monkeypatch):
     assert not changed, f'the page leaves global state behind: {changed}'
 
 @pages
+@pytest.mark.no_cover # of the module the page sees nothing, and to be watched takes half as long again
 def test_page_runs(page, capsys):
     "As `nbdev_test` runs it: every cell but the flagged ones, from top to bottom."
     ok, _ = run_page(page, skip_flags=list(SKIP), basepath=ROOT)
