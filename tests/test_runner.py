@@ -1,8 +1,23 @@
 "The runner for a GPU, on a CPU: jobs wait for what they need, the best is taken by held-out images, the rest is said."
 import json, os, subprocess, sys
 
+import pytest
+
 from ogm.core import read_json
-from conftest import ROOT
+from ogm.synthesis import find_row
+from ogm.training import get_recipe
+from conftest import NBS, ROOT
+
+PLANS = sorted((NBS/'results').glob('*/plan*.json'))
+
+@pytest.mark.parametrize('file', PLANS, ids=lambda f: f'{f.parent.name}/{f.stem}')
+def test_a_published_plan_can_be_followed(file):
+    "Its rows and recipes exist, and somebody makes the images that are scored: this plan, or one beside it."
+    made = {(j['row'], j['ipc']) for f in file.parent.glob('plan*.json') for j in read_json(f)['jobs'] if j['do'] == 'make'}
+    for j in read_json(file)['jobs']:
+        rows = j['row'] if isinstance(j['row'], list) else [j['row']]; assert {(r, j['ipc']) for r in rows} <= made, j
+        for r in rows: find_row(r)
+        for r in j.get('recipes') or [j['recipe']]: get_recipe(r)
 
 def run(plan, out, *more):
     (out/'plan.json').write_text(json.dumps(plan))

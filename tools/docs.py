@@ -51,7 +51,7 @@ def stage(proc, dest):
         for c in nb['cells']:
             if c['cell_type'] == 'markdown': c['source'] = rename_links(''.join(c['source']), pages)
             for o in c.get('outputs', []):
-                if (md := o.get('data', {}).get('text/markdown')): o['data']['text/markdown'] = unlink_code(''.join(md))
+                if (md := o.get('data', {}).get('text/markdown')): o['data']['text/markdown'] = unlink_code(rename_links(''.join(md), pages))
         nb['cells'] = in_order(nb['cells'])
         p.unlink(); (dest/page_name(p.name)).write_text(json.dumps(nb), encoding='utf-8')
     for p in dest.glob('*.yml'): p.write_text(rename_links(drop_missing(p.read_text(encoding='utf-8'), pages, p.name), pages), encoding='utf-8')
