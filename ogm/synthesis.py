@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 import torch, torch.nn.functional as F
-from .core import OgmError, Stopped, any_rank, changes_in, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
+from .core import OgmError, Stopped, any_rank, barrier, changes_in, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
 from .data import is_number
 from .distilled import DistilledSet
 from .gradients import MATCHERS, class_gradients, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
@@ -150,7 +150,7 @@ class Synthesis:
                  device, # where
                  novices=None, # `Novices`, for `settings.eta`
                  extra=None): # a term of one's own: called with the run in every step, returns a scalar to add to the loss
-        self.teacher, self.real = teacher.to(device), target; self.layers, self.target = _fitting(teacher, target, settings, device)
+        self.teacher = teacher.to(device); self.layers, self.target = _fitting(teacher, target, settings, device); self.sketch = _sketch({n: target[n] for n in self.layers})
         if settings.eta and not novices: raise OgmError(f'eta = {settings.eta} weighs the gradients of novices, and there are none: pass `Novices`, or leave eta at 0')
         self.novices, self.extra = novices if settings.eta else None, extra
         if self.novices: fits_memory(novices.at(0), min(settings.batch*world_size(), len(start.labels.unique())), settings)
@@ -309,9 +309,7 @@ Synthesis.step, Synthesis.advance = _step, _advance
 
 # %% ../nbs/12_synthesis.ipynb #648f14e3
 def _fingerprint(self):
-    later = dict(matcher='pseudo', levels=256, **{k: YOUNG[k] for k in ('eta_layers', 'eta_share', 'eta_augment')}) | ({} if self.s.eta else dict(eta=0.) | YOUNG) # younger than the first checkpoints: they count when used
-    s = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in later or v != later[k]}
-    h = hashlib.sha256(json.dumps([s | dict(batch=self.size), self.size]).encode()) # of all ranks, however they share it
+    h = hashlib.sha256(json.dumps(dataclasses.asdict(self.s) | dict(batch=self.size)).encode()) # of all ranks, however they share it
     for t in (self.start.images, self.start.labels): h.update(t.contiguous().numpy().tobytes())
     return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '') + ' 4:2:0'*(self.start.chroma > 1)
 
@@ -320,7 +318,7 @@ def _sketch(target): # layer -> five numbers that another target does not share
     return {n: [(g := G.detach().cpu().float()).norm().item(), *(draw(n, g) @ g.flatten()).tolist()] for n, G in sorted(target.items())}
 
 def _alike(a, b): # two sketches, but for rounding
-    return a.keys() == b.keys() and all(abs(x - y) <= 1e-3*max(a[n][0], b[n][0]) for n in a for x, y in zip(a[n], b[n]))
+    return a.keys() == b.keys() and all(abs(x - y) <= 1e-4*max(a[n][0], b[n][0]) for n in a for x, y in zip(a[n], b[n]))
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
@@ -341,10 +339,12 @@ def _save_state(self, work):
 # %% ../nbs/12_synthesis.ipynb #3e7b4b59
 def _resume(self, work):
     "Continue from the checkpoint in `work`, if there is one. Raises `OgmError` when it belongs to another run or is damaged."
-    self.key, self.sketch, file = _fingerprint(self), _sketch({n: self.real[n] for n in self.layers}), Path(work)/'checkpoint.safetensors'
-    if not file.exists(): return
+    self.key, file = _fingerprint(self), Path(work)/'checkpoint.safetensors'
+    if any_rank(not file.exists()):
+        if rank() == 0: [f.unlink() for f in Path(work).glob('batch-*.safetensors')] # of a run whose checkpoint was removed
+        return barrier()
     state, meta = load_tensors(file, self.device)
-    if not isinstance(meta, dict) or meta.get('key') != self.key or not _alike(meta['target'], self.sketch): raise OgmError(f'{str(file)!r} belongs to other settings or images: choose another --out or delete that file')
+    if not isinstance(meta, dict) or meta.get('key') != self.key or not _alike(meta.get('target', {}), self.sketch): raise OgmError(f'{str(file)!r} belongs to other settings, images or versions: choose another --out or delete that file')
     self.finished = [_finished(work, b, self.key) for b in range(1, meta['b'])]
     self.b, self.t, self.log = meta['b'], meta['t'], meta['log']
     self.past = {n.partition('.')[2]: g for n, g in state.items() if n.startswith('past.')} or None
