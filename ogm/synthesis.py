@@ -313,17 +313,18 @@ def _fingerprint(self):
     for t in (self.start.images, self.start.labels): h.update(t.contiguous().numpy().tobytes())
     return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '') + ' 4:2:0'*(self.start.chroma > 1)
 
+def _state(self):
+    m = self.adam.state.get(self.x, {})
+    t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
+    return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
+
+# %% ../nbs/12_synthesis.ipynb #5ce7c402
 def _sketch(target): # layer -> five numbers that another target does not share
     draw = lambda n, G: torch.randn(4, G.numel(), generator=rng(0, 'sketch', n))
     return {n: [(g := G.detach().cpu().float()).norm().item(), *(draw(n, g) @ g.flatten()).tolist()] for n, G in sorted(target.items())}
 
 def _alike(a, b): # two sketches, but for rounding
     return a.keys() == b.keys() and all(abs(x - y) <= 1e-4*max(a[n][0], b[n][0]) for n in a for x, y in zip(a[n], b[n]))
-
-def _state(self):
-    m = self.adam.state.get(self.x, {})
-    t = {'x': self.x.detach(), 'm': m.get('exp_avg', torch.zeros_like(self.x)), 'v': m.get('exp_avg_sq', torch.zeros_like(self.x))}
-    return {k: gather_rows(v, self.n) for k, v in t.items()} | {f'past.{n}': g for n, g in (self.past or {}).items()}
 
 # %% ../nbs/12_synthesis.ipynb #ef12aa44
 def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
