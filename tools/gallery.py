@@ -30,18 +30,23 @@ def make(a): # -> (RDED set, OGM set, facts)
     ogm = distill(src, t, start, iters=a.iters, gamma=a.gamma, work=out/'work', device='cpu'); ogm.save(out/'ogm', overwrite=True)
     return start, ogm, dict(teacher=dict(arch=t.arch, accuracy=t.accuracy, sha256=t.sha256()), chance=1/t.n_classes, n_train=len(src.train), n_val=len(src.val), iters=a.iters, gamma=a.gamma)
 
+def rings(s): # -> frequency of each coefficient of an s x s image, in whole waves a side
+    f = torch.fft.fftfreq(s, 1/s, dtype=torch.float64); return (f[:, None]**2 + f**2).sqrt().round().long().flatten()
+
 def spectrum(images): # uint8 (n, 3, s, s) -> mean power of brightness at each whole frequency 0..s/2
     "Radially averaged power spectrum; a Hann window keeps the borders out of it."
     s = images.shape[-1]; w = torch.hann_window(s, dtype=torch.float64); x = images.double().mean(1)/255
     p = torch.fft.fft2((x - x.mean((1, 2), keepdim=True))*w[:, None]*w).abs().square().mean(0)
-    f = torch.fft.fftfreq(s, 1/s, dtype=torch.float64); r = (f[:, None]**2 + f**2).sqrt().round().long().flatten()
-    total = torch.zeros(r.max() + 1, dtype=torch.float64).index_add_(0, r, p.flatten()); n = torch.bincount(r)
+    r = rings(s); total = torch.zeros(r.max() + 1, dtype=torch.float64).index_add_(0, r, p.flatten()); n = torch.bincount(r)
     return (total/n)[:s//2 + 1].tolist()
+
+def fine(images): # share of the power from 1 to s/2 waves that lies in the upper half
+    p = spectrum(images); p = [a*b for a, b in zip(p, torch.bincount(rings(images.shape[-1])).tolist())]; return sum(p[len(p)//2:])/sum(p[1:])
 
 def numbers(a, b): # of two image sets, pixel by pixel
     edge = lambda x: ((x == 0) | (x == 255)).double().mean().item()
-    d = b.double() - a.double(); top = lambda x: sum((p := spectrum(x))[len(p)//2:])/sum(p[1:])
-    return dict(mean_change=d.abs().mean().item(), rms_change=d.square().mean().sqrt().item(), black_or_white=[edge(a), edge(b)], high=[top(a), top(b)], correlation=torch.corrcoef(torch.stack([a.double().flatten(), b.double().flatten()]))[0, 1].item(),
+    d = b.double() - a.double()
+    return dict(mean_change=d.abs().mean().item(), rms_change=d.square().mean().sqrt().item(), black_or_white=[edge(a), edge(b)], high=[fine(a), fine(b)], correlation=torch.corrcoef(torch.stack([a.double().flatten(), b.double().flatten()]))[0, 1].item(),
                 spectrum=dict(rded=spectrum(a), ogm=spectrum(b)))
 
 def picture(a, b, labels, classes, n, cell): # uint8 (3, H, W)
