@@ -391,7 +391,7 @@ def _cifar(name, root):
         raise OgmError(f"{name!r} is neither in {str(root)!r} nor downloadable ({_why(e)}): put it there, or set OGM_DATA") from e
 
 # %% ../nbs/01_data.ipynb #ec7c3177
-SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif'.split())
+SUFFIXES = set('.jpg .jpeg .jpe .jfif .jp2 .j2k .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif'.split())
 VAL_NAMES = ('val', 'valid', 'validation', 'dev', 'test')  # in order of preference
 _WNID = re.compile(r'(n\d{8})(?:[_\- ](.+))?')
 
@@ -451,6 +451,7 @@ def _folder(path):
 def _run(path):
     "Train split of a finished run directory; names and ids from its `ogm.json` where it has them."
     j, dirs = read_json(path/'ogm.json'), [d.name for d in _dirs(path/'images')]
+    if isinstance(j, dict) and j.get('chroma', 1) != 1: raise OgmError(f'{str(path)!r} holds two mosaics in each image, with the colours apart, which are no pictures as they lie: read it with DistilledSet.load, and unfold it')
     classes = j.get('classes') if isinstance(j, dict) else None
     ids = j.get('ids') if isinstance(j, dict) else None
     plain = [re.sub(r'^\d{5}_', '', d) for d in dirs]
@@ -465,7 +466,7 @@ def _column(features, names, kind, fits, where):
     "The first of `names` among the columns, else the only one that `fits`."
     fit = [c for c, f in features.items() if fits(f)]
     for c in [n for n in names if n in fit] or (fit if len(fit) == 1 else []): return c
-    raise OgmError(f"{where} has no {kind} column ({' or '.join(names[:3])}) among {_legible(', '.join(features)) or 'its none'}: rename one")
+    raise OgmError(f"{where} has no {kind} column ({' or '.join(names[:3])}) among {_legible(', '.join(features)) or 'its none'}: rename one, or mend its type")
 
 def _holds_image(f):
     from datasets import Image as HFImage

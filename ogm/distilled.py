@@ -101,7 +101,7 @@ def folder_name(i:int, # class number
     "Directory of a class inside `images/`."
     return f'{i:05d}_' + (re.sub(r'[^\w-]+', '_', str(name)).strip('_')[:60] or 'class')
 
-def _md(text): return re.sub(r'([\\`*_{}\[\]()#+!|~$-])', r'\\\1', html.escape(' '.join(str(text).split())))
+def _md(text): return re.sub(r'([\\`*_{}\[\]()#+!|~$-])', r'\\\1', html.escape(' '.join(str(text).split()), quote=False))
 
 # %% ../nbs/08_distilled.ipynb #4e8333bb
 _HOW = dict(png=dict(optimize=True), webp=dict(lossless=True, quality=100, method=6, exact=True)) # format -> how it is written: nothing is lost in either

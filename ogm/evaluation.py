@@ -70,8 +70,10 @@ def _key(ds, val, **kw):
 
 def _known(file, key):
     old = read_json(file) if file and Path(file).exists() else {}
-    try: return {r['seed']: r for r in old['runs'] if is_number(r['last'], 0, 1) and is_number(r['best'], 0, 1)} if old['key'] == key else {}
+    try: runs, other = {r['seed']: r for r in old['runs'] if is_number(r['last'], 0, 1) and is_number(r['best'], 0, 1)}, old['key'] != key
     except (KeyError, TypeError): return {}      # not what `evaluate` wrote: begin anew
+    if runs and other: raise OgmError(f'{str(file)!r} holds scores of other images or settings: choose another name, or remove it')
+    return runs
 
 # %% ../nbs/13_evaluation.ipynb #16455dc4
 def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, checkpoint, **kw):
@@ -111,6 +113,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     if callable(arch): # known by what it builds, for two functions may have the same name
         with seeded(0, 'shape'): called, net = getattr(arch, '__name__', 'custom'), repr(arch(len(ds.classes), size))
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if len({*seeds}) < len(seeds): raise OgmError(f'seeds {seeds} name a student twice, who would count as two: give each once')
     if not seeds: raise OgmError('seeds must be at least 1: the score is a mean over students')
     key = _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
     runs = _known(out, key)

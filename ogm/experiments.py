@@ -170,6 +170,10 @@ def hold_out(source, # `Source`
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
 # %% ../nbs/16_experiments.ipynb #48685971
+def _counts(ipc): # '1,10' -> [1, 10]
+    if not all(i.strip().isdecimal() and int(i) for i in ipc.split(',')): raise OgmError(f'ipc is {ipc!r}: give whole numbers from 1, as in 1,10')
+    return [int(i) for i in ipc.split(',')]
+
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
 def run_table(data:str='digits', # as for `ogm distill`
@@ -190,15 +194,16 @@ def run_table(data:str='digits', # as for `ogm distill`
               device:str=None, # where
               amp:bool=False, # students in bfloat16, which a wide one does in less time
              ):
-    "Run every row that has no file yet."
-    dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r) for r in _names(recipes)]
+    "Run every row that has no file yet. Raises `OgmError` on counts and labels that cannot be, and as `run_row` does."
+    dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r) for r in _names(recipes)]; ipcs, labels = _counts(ipc), tuple(labels.split(','))
+    if odd := {*labels} - {'hard', 'soft'}: raise OgmError(f'unknown labels {min(odd)!r}: choose hard, soft or both')
     src = hold_out(open_source(data), holdout)
     if not teacher: remember(out, {IMAGES: src.digest(), 'arch': arch, 'teacher_epochs': teacher_epochs, 'seed': seed})
     t = load_teacher(teacher, src, device=dev) if teacher else get_teacher(src, '', arch, teacher_epochs, seed, dev, out/'work'); print(src, t, sep='\n', flush=True)
-    for n in map(int, ipc.split(',')):
+    for n in ipcs:
         for name in rows:
             for student in students.split(',') if students else [t.arch]:
-                r = run_row(name, src, t, n, out, seeds=seeds, labels=tuple(labels.split(',')), recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp)
+                r = run_row(name, src, t, n, out, seeds=seeds, labels=labels, recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp)
                 print(f"ipc {r['ipc']}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #b52e7d39
@@ -217,11 +222,10 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
                device:str=None, # where
               ):
     "SGD against Muon (Section 9): one file for each recipe and learning rate."
+    names = [f'{n}{"," if ":" in n else ":"}lr={lr}' for n in _names(recipes) for lr in lrs.split(',')] if lrs else _names(recipes); [get_recipe(n) for n in names]
     with distributed(device) as dev:
         src = open_source(data, size=size, val_fraction=0 if val else .2)                                     # with judges from elsewhere, nothing is held out
         if val: other = open_source(val, size=size).val; same_order(src.train, other); src = dataclasses.replace(src, val=other)
-        names = [r for r in recipes.split(';') if r]
-        if lrs: names = [f'{n}{"," if ":" in n else ":"}lr={lr}' for n in names for lr in lrs.split(',')]
         for n in names:
             c = run_curve(n, src, out, arch=arch, ipc=ipc, seeds=seeds, epochs=epochs, peek=peek, eval_every=eval_every, device=dev)
             if rank() == 0: print(n, *(f"{100*r['last']:.1f}" if r['last'] is not None else 'not finite' for r in c['runs']), flush=True)

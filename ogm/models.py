@@ -318,7 +318,8 @@ def _from_file(path, arch=None, size=None, mean=None, std=None, classes=None, id
     state, meta = load_tensors(path) if path.suffix == '.safetensors' else (_read_pth(path), {})
     state = {k.removeprefix('module.'): v for k, v in state.items()}; _believable(meta, state, path)
     if not any(v.ndim for v in state.values()): raise OgmError(f'{str(path)!r} holds no weights: save the teacher again')
-    arch, size, ids = arch or meta.get('arch'), size or meta.get('size') or 224, _lines(ids) or meta.get('ids')
+    arch, size, ids = arch or meta.get('arch'), size or meta.get('size'), _lines(ids) or meta.get('ids')
+    if not size: size = 224; warnings.warn(f'{str(path)!r} does not say what side it sees: 224 px are assumed', stacklevel=4)
     if not arch: raise OgmError(f'{str(path)!r} does not say which network it is for: give arch, for example convnet3')
     classes = classes or meta.get('classes') or ids
     n = meta.get('n_logits') or len(classes or ()) or next(reversed(state.values())).flatten().shape[0]; cols = meta.get('columns')

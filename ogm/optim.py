@@ -22,8 +22,11 @@ def _is(v, ok): # a number, or a tensor of one, for which that holds
 def _check(group):
     for k in ('lr', 'weight_decay', 'eps'):
         if not _is(group.get(k, 0), lambda v: v >= 0): raise OgmError(f'{k} must be a number that is not negative, got {group[k]!r}')
+    if not _is(group.get('beta', 0), lambda v: 0 <= v <= 1): raise OgmError(f'beta must lie in [0, 1], got {group["beta"]!r}')
+    if not (_is(group.get('steps', 0), lambda v: v >= 0) and int(group.get('steps', 0)) == group.get('steps', 0)): raise OgmError(f'steps must be a whole number that is not negative, got {group["steps"]!r}')
+    if not isinstance(group.get('dtype'), (torch.dtype, type(None))): raise OgmError(f'dtype must be a torch.dtype or None, got {group["dtype"]!r}')
     for k in ('momentum', 'vector_momentum', 'betas'):
-        vs = group.get(k) or 0
+        vs = group.get(k, 0) if k == 'momentum' else group.get(k) or 0
         if not all(_is(v, lambda v: 0 <= v < 1) for v in (vs if isinstance(vs, (tuple, list)) else [vs])): raise OgmError(f'{k} must lie in [0, 1), got {vs}')
     if group.get('method', 'svd') not in ('svd', 'ns'): raise OgmError(f"Muon's method is 'svd' or 'ns', got {group['method']!r}")
 

@@ -106,7 +106,7 @@ def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per 
                 ax=None, # axes to draw on; None makes a figure
                )->object: # a Matplotlib `Figure`
     "Mean curves with a band of one standard deviation, as in Figures 4 and 5. Raises `OgmError` when there are none."
-    if not curves: raise OgmError('there are no curves to plot')
+    if not curves or not all(map(len, curves.values())): raise OgmError('there are no curves to plot, or one of them is empty')
     if ax is None: _, axs = _figure(1, 1, 4, 2.6); ax = axs[0, 0]
     for name, runs in curves.items():
         m, s = mean_spread(runs); t = np.arange(start, start+len(m)); line, = ax.plot(t, m, label=name)

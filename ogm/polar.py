@@ -58,7 +58,7 @@ def _onednn():
 
 def _mm(A, B):
     "A @ B for batches of matrices."
-    if A.device.type != 'cpu' or A.dtype != torch.float32 or A.ndim > 3 or not A.numel() or not _onednn(): return A @ B
+    if A.device.type != 'cpu' or A.dtype != torch.float32 or A.ndim > 3 or not A.numel() or torch.compiler.is_compiling() or not _onednn(): return A @ B
     if A.ndim == 2: return _onednn()(A, B.mT, None, 'none', [], '')
     Qs = [_onednn()(a, b.mT, None, 'none', [], '') for a, b in zip(A, B)]
     return Qs[0][None] if len(Qs) == 1 else torch.stack(Qs)
