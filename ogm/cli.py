@@ -26,6 +26,7 @@ def remember(run, # run directory
         old = read_json(file)
         if not isinstance(old, dict): raise OgmError(f'{str(file)!r} is damaged: choose another --out, or delete {str(file.parent)!r} to begin anew')
         old = (younger or {}) | old
+        if settings.get(IMAGES) and old.get(IMAGES) == settings[IMAGES]: settings = {k: v for k, v in settings.items() if k != 'data'} # the same images by another path
         if diff := [k for k in settings if old.get(k) != settings[k]]:
             diff = [k for k in diff if k != IMAGES] or diff; was = ', '.join(f'{k} {old.get(k)!r} (now {settings[k]!r})' for k in diff)
             raise OgmError(f'{str(run)!r} was begun with {was}{" (of all devices together)"*("batch" in diff)}: choose another --out, or give the same settings to continue')
@@ -112,6 +113,12 @@ def _trainable(source, arch, s, init): # whether such a teacher will do for what
     if s.eta: fits_memory(net, min(s.batch*world_size(), source.n_classes), s)
     if init == 'herding': penultimate(Teacher(net, arch, source.size, (.5,)*3, (.5,)*3, source.classes), torch.zeros(1, 3, source.size, source.size))
 
+def _usable(spec, source, arch, s, out, size): # whether a ready teacher will do, before anything is removed for it
+    from ogm.core import OgmError; from ogm.gradients import match_layers; from ogm.models import load_teacher
+    if isinstance(spec, (str, Path)) and Path(spec).resolve().is_relative_to(Path(out).resolve()/'work'): raise OgmError(f'--teacher {str(spec)!r} lies in the run that it would overwrite: copy it elsewhere')
+    t = load_teacher(spec, source, arch); match_layers(t.net, s.matcher, s.layers)
+    if size and t.size != size: raise OgmError(f'--size {size}, but the teacher {str(spec)!r} sees images of {t.size} px: leave --size away, or give a teacher of that side')
+
 def _possible(source, init, ipc, factor, chroma=1): # as far as the images tell
     from ogm.core import OgmError; from ogm.rded import STARTS, default_factor
     if init not in STARTS: raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(STARTS)}')
@@ -140,6 +147,7 @@ def run_distill(source, # `Source` of real images
                 overwrite=False, # replace a finished run
                 every=100, # steps between checkpoints
                 unfold=False, # students will see each cell of a mosaic by itself; remembered for `evaluate`
+                size=None, # side in pixels that was asked for; a ready teacher of another is refused
                 **settings, # see `ogm.synthesis.Settings`
                )->object: # the `DistilledSet`, also written to `out`
     "Teacher, start, target, synthesis and artifact, each kept in `out`; the body of `ogm distill`. Raises `OgmError` on impossible settings and when `out` holds another run."
@@ -149,9 +157,11 @@ def run_distill(source, # `Source` of real images
     out, s = Path(out), Settings(seed=seed, **settings); check_free(out)
     if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
-    if overwrite and finished(out) and rank() == 0: _clear(out)
-    barrier(); work, digest = out/'work', source.digest(); _possible(source, init, ipc, factor, chroma); unfold = unfold or chroma > 1
+    work, digest = out/'work', source.digest(); _possible(source, init, ipc, factor, chroma); unfold = unfold or chroma > 1
     if not teacher: _trainable(source, arch, s, init)
+    elif finished(out) or size: _usable(teacher, source, arch, s, out, size)
+    if finished(out) and rank() == 0: _clear(out) # nothing is removed for a run that cannot be
+    barrier()
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size, **{IMAGES: digest}) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold, chroma=chroma), younger=dict(dataclasses.asdict(Settings()), unfold=False, chroma=1, **{IMAGES: digest}))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work, chroma)
@@ -262,6 +272,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             eta_layers:int=0, # of how many of their last layers the gradients are compared; 0: all
             eta_share:float=1., # share of the classes that a step compares
             eta_augment:bool=False, # show them synthetic and real images changed alike
+            pupils:int=0, # from the second batch on, let these networks learn from the images made so far, and live so many updates; 0: from the real ones
             init:str='rded', # start from: rded, herding, random, noise
             factor:int=None, # patches a side of each image; None: with rded 2 from 128 px, else 1
             chroma:int=1, # 2: two mosaics in each image, with colours at half the resolution; students see each patch by itself
@@ -289,13 +300,13 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     _apart(data, out)
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, device=dev)
-        settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, eta_augment=eta_augment, levels=levels, view=view, eps=eps, orthogonal=orthogonal, history=history)
+        settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, eta_augment=eta_augment, pupils=pupils, levels=levels, view=view, eps=eps, orthogonal=orthogonal, history=history)
         unfold = bool(preset and _preset(preset, road, settings)) # before the images, which may be many
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         if plan:
             from ogm.synthesis import Settings
             _say(plan_text(plan_road(src, Settings(seed=seed, **settings), **road))); return
-        ds = run_distill(src, out, data=data, overwrite=overwrite, every=every, seed=seed, unfold=unfold, **road, **settings)
+        ds = run_distill(src, out, data=data, overwrite=overwrite, every=every, seed=seed, unfold=unfold, size=size, **road, **settings)
         _say(f'{ds}\nwritten to {out}')
 
 # %% ../nbs/14_cli.ipynb #ffd3b311
@@ -319,6 +330,7 @@ def _preset(name, road, settings): # fill in what it says, and return whether st
 # %% ../nbs/14_cli.ipynb #a9d209b5
 def _apart(data, out): # refuse to write among the images
     from ogm.core import OgmError
+    if not str(out): raise OgmError("--out '' names no directory: give one")
     if Path(data).expanduser().is_dir() and Path(out).resolve().is_relative_to(Path(data).expanduser().resolve()): raise OgmError(f'--out {str(out)!r} lies inside --data {str(data)!r}, and would be taken for images: choose a directory elsewhere')
 
 # %% ../nbs/14_cli.ipynb #93fed23b
@@ -393,6 +405,7 @@ def train(data:str='digits', # as for distill
     from ogm.models import build, usual_arch
     from ogm.training import channel_stats, train as fit
     if out and (Path(out)/'history.json').exists(): raise OgmError(f'{str(out)!r} already holds a trained network: choose another --out')
+    if ipc is not None and ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed; without it, all are taken')
     if out: _apart(data, out)
     with distributed(device) as dev, _lock(out) if out else contextlib.nullcontext():
         src = open_source(data, size=size, seed=seed); part = src.train.sample(ipc, seed) if ipc else src.train
@@ -426,7 +439,9 @@ def show(run:str, # directory of a finished set
     from ogm.core import OgmError
     from ogm.distilled import DistilledSet, by_class, mosaics
     if images < 1 or classes < 1: raise OgmError(f'images is {images}, classes is {classes}: give at least 1')
-    sets = {Path(r).name: mosaics(DistilledSet.load(r)) for r in (run, other) if r}
+    if Path(out).suffix.lower() not in ('.png', ''): raise OgmError(f'{out!r} would be a PNG by another name: call it {Path(out).stem}.png')
+    runs = [r for r in (run, other) if r]; short = [Path(r).resolve().name for r in runs]
+    sets = {n: mosaics(DistilledSet.load(r)) for n, r in zip(short if len({*short}) == len(short) else runs, runs)}
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
@@ -448,8 +463,7 @@ def demo(out:str='runs/demo', # run directory
     from ogm.distilled import by_class
     from ogm.training import fit_teacher
     if not all(i.strip().isdecimal() for i in ipcs.split(',')): raise OgmError(f'ipcs is {ipcs!r}: give whole numbers, as in 1,10')
-    wanted = [int(i) for i in ipcs.split(',')]
-    out = Path(out); src = open_source('digits'); print(src); rows, pictures, file = {}, {}, out/'teacher.safetensors'
+    out, src = Path(out), open_source('digits'); wanted = [int(i) for i in ipcs.split(',')]; [_possible(src, 'random', i, None) for i in wanted]; print(src); rows, pictures, file = {}, {}, out/'teacher.safetensors'
     make = lambda: fit_teacher(src, 'convnet2-w32', scale=.08, flip=False, device=device, checkpoint=out/'teacher.ckpt', verbose=True)
     teacher = kept(file, make, lambda t, f: t.save(f), lambda f: load_teacher(f, src)); print(teacher)
     for ipc in wanted:
@@ -460,7 +474,7 @@ def demo(out:str='runs/demo', # run directory
         for name, d in sets.items():
             row = rows.setdefault(name, {})
             for recipe, label in (('ogm-basic', 'AdamW'), ('ogm-muon', 'Muon')):
-                row[f'IPC {ipc}, {label}'] = s = score(d, src.val, recipe, seeds=seeds, epochs=epochs, teacher=teacher, name=f'{name}, ipc {ipc}', device=device, out=out/'scores'/f'{name}-{ipc}-{recipe}.json')
+                row[f'IPC {ipc}, {label}'] = s = score(d, src.val, recipe, seeds=seeds, epochs=epochs, teacher=teacher, name=f'{name}, ipc {ipc}', device=device, out=out/'scores'/f'{name}-{ipc}-{recipe}-{iters}-{gamma:g}-{eps:g}-{epochs}.json')
                 print(repr(s), flush=True)
         if ipc > 1 or not pictures: pictures = {n: d.images[by_class(d, 10, min(ipc, 5))] for n, d in sets.items()}; ncol = min(ipc, 5)
     draw_sets(out/'preview.png', pictures, ncol=ncol)
@@ -542,7 +556,8 @@ def main(argv:list|None=None, # words of the command line; None takes the proces
     if odd := [w for w in argv if re.search('[\0\ud800-\udfff]', w)]: return _fail(f'{odd[0]!r} holds bytes that are no text: rename the file', 2, False)
     try: f, kw, debug = parse(argv)
     except Unclear as e: return _fail(e, 2, False)
-    import warnings; from ogm.core import OgmError
+    try: import warnings; from ogm.core import OgmError # torch takes seconds, in which one may lose patience
+    except KeyboardInterrupt: return _fail('stopped', 130, debug)
     with warnings.catch_warnings(), _terminable():
         warnings.showwarning = _one_line
         try: f(**kw)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch, torch.nn.functional as F
 from .core import OgmError, Stopped, any_rank, barrier, changes_in, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
 from .data import is_number
-from .distilled import DistilledSet
+from .distilled import DistilledSet, unfold
 from .gradients import MATCHERS, class_gradients, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
 from .loss import class_distance, ogm_loss, orient
 from .models import _rgb
@@ -47,6 +47,7 @@ class Settings:
     eta_layers:int=0 # how many of their last layers have their gradients compared; 0: all
     eta_share:float=1. # share of the classes that a step compares: 1, 1/2, 1/3, ...
     eta_augment:bool=False # novices see synthetic and real images changed alike, see `siamese`
+    pupils:int=0 # from the second batch on, novices of this age that learn from the images made so far, see `Novices.pupils`; 0: as in the first
     matcher:str='pseudo' # what is compared: 'pseudo' gradients (Equation 11), 'true' ones, or 'bn' statistics
     levels:int=256 # values that a stored number can have: 256 are bytes, 16 are half of them, see `few_levels`
     seed:int=0 # of the views
@@ -55,13 +56,13 @@ class Settings:
         for k in ('betas', 'scale'):
             if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
-        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
+        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), pupils=n(self.pupils, 0, 2**40, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
                           **{k: getattr(self, k) in v for k, v in CHOICES.items()}, scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views', 'eta_augment')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: ' + (f'choose one of {", ".join(CHOICES[k])}' if k in CHOICES else 'see the settings of synthesis'))
         if not self.eta and (odd := [k for k, v in YOUNG.items() if getattr(self, k) != v]): raise OgmError(f'{odd[0]} = {getattr(self, odd[0])} is of the novices, which have no weight: give --eta a value above 0')
 
-YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share', 'eta_augment')} # what speaks of novices only, and its defaults
+YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share', 'eta_augment', 'pupils')} # what speaks of novices only, and its defaults
 
 def _is_pattern(v): # None, or a regular expression
     try: return v is None or isinstance(v, str) and bool(re.compile(v))
@@ -156,6 +157,7 @@ class Synthesis:
         if self.novices: fits_memory(novices.at(0), min(settings.batch*world_size(), len(start.labels.unique())), settings)
         self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teacher.bounds()
         self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
+        if settings.pupils and _untaught(start, self.size, self.n_batches): raise OgmError(f'pupils = {settings.pupils} learn from earlier batches that have images of every class, and {len(start)} images in {self.n_batches} batch{"es"*(self.n_batches > 1)} have none: make smaller batches (--batch) or more images, or leave pupils at 0')
         self.load_batch()
 
     @property
@@ -172,12 +174,21 @@ class Synthesis:
         return self.b > self.n_batches
 
 # %% ../nbs/12_synthesis.ipynb #491da650
+def _untaught(start, size, b): # do the batches before `b` lack a class?
+    return len(start.labels[:(b-1)*size].unique()) < len(start.labels.unique())
+
+def _taught(self): # the novices of this batch: pupils of the batches before, when these have images of every class
+    if not (self.novices and self.s.pupils) or _untaught(self.start, self.size, self.b): return self.novices
+    made = dataclasses.replace(self.start, images=torch.cat(self.finished), labels=self.start.labels[:(self.b-1)*self.size])
+    return self.novices.pupils((unfold(made) if self.s.patch_views else made).split, self.s.pupils)
+
 def _load_batch(self):
     "Pixels, labels and a fresh Adam for batch `b`."
     rows = slice((self.b-1)*self.size, self.b*self.size)
     images, labels = self.start.images[rows], self.start.labels[rows].to(self.device)
     self.n, self.own = len(images), own_rows(len(images))
     self.x = self.teacher.normalize(images[self.own].to(self.device)).requires_grad_()
+    self.young = _taught(self)
     self.labels, self.y, self.adam = labels, labels[self.own], torch.optim.Adam([self.x], self.s.lr, self.s.betas)
 
 def _as_stored(self, x, change): # `change` what is stored, 0..1, and normalise it again
@@ -237,8 +248,8 @@ def _changed(self, x): # all alike in a step, if they are to be
     return siamese(x, rng(self.s.seed, 'siamese', self.b, self.t)) if self.s.eta_augment else x
 
 def _real_gradients(self, net, layers, classes): # of the examples of this step, class by class; each rank looks at its share
-    x, y = self.novices.examples((self.b-1)*self.s.iters + self.t, classes); own = own_rows(len(y))
-    G = class_gradients(net, _changed(self, self.novices.normalize(x[own])), y[own], classes, layers)
+    x, y = self.young.examples((self.b-1)*self.s.iters + self.t, classes); own = own_rows(len(y))
+    G = class_gradients(net, _changed(self, self.young.normalize(x[own])), y[own], classes, layers)
     return {n: sum_ranks(g.detach()) for n, g in G.items()}
 
 # %% ../nbs/12_synthesis.ipynb #19a85731
@@ -255,9 +266,9 @@ def some_classes(classes:torch.Tensor, # (c,) int64
 
 # %% ../nbs/12_synthesis.ipynb #904d60b8
 def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
-    net = self.novices.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
+    net = self.young.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
     classes = some_classes(self.labels.unique(), self.s.eta_share, self.s.seed, self.b, self.t); now = torch.isin(self.y, classes)
-    x = _shown(self)[now]; cells = resize(_units(_cells(self, x), self.teacher, self.novices), x.shape[-1]); y = self.y[now].repeat_interleave(len(cells)//max(1, len(x)))
+    x = _shown(self)[now]; cells = resize(_units(_cells(self, x), self.teacher, self.young), x.shape[-1]); y = self.y[now].repeat_interleave(len(cells)//max(1, len(x)))
     G = share_sums(class_gradients(net, _changed(self, cells), y, classes, layers, create_graph=True))
     return class_distance(G, _real_gradients(self, net, layers, classes))
 

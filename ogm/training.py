@@ -487,7 +487,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
          )->History: # losses and accuracies
     "Train on one process or on all ranks. Raises `OgmError` on a loss that is not finite, an unfitting checkpoint, unknown recipes and labels."
     recipe, device = get_recipe(recipe, epochs=epochs, **changes), pick_device(device)
-    if val is not None and not len(val): raise OgmError('there are no validation images to measure accuracy on: give some, or val=None')
+    if val is not None and not len(val): raise OgmError('there are no validation images to measure accuracy on: give some (with `ogm train`, another --data), or val=None')
     feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
     if recipe.steps: max_steps, recipe = min(recipe.steps, max_steps or recipe.steps), dataclasses.replace(recipe, epochs=recipe.steps)
     if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
@@ -564,7 +564,7 @@ class Novices:
                  device=None): # as for `pick_device`
         if not (is_number(n, 1, whole=True) and is_number(age, 1, whole=True)): raise OgmError(f'{n} novices of age {age} cannot be: both are whole numbers from 1')
         self.arch, self.n, self.age, self.seed, self.lr, self.classes, self.size = arch, n, age, seed, lr, source.classes, source.size
-        (self.mean, self.std), self.feed, self.alive = channel_stats(source.train, source.size), _Feed(source.train, source.size, pick_device(device), 0), {}
+        (self.mean, self.std), self.feed, self.alive = channel_stats(source.train, source.size), _Feed(source.train, source.size, pick_device(device), 0), {}; self.lessons = self.feed
         self.rows = [(self.feed.labels.cpu() == c).nonzero().flatten() for c in range(len(source.classes))]
     def normalize(self, x:torch.Tensor, # (n, 3, s, s) uint8
                  )->torch.Tensor: # (n, 3, s, s) float32
@@ -572,7 +572,7 @@ class Novices:
         return normalize(x, self.mean, self.std)
     def digest(self)->str: # of everything that decides what they are
         "What a checkpoint recognises them by."
-        return hashlib.sha256(repr((self.arch, self.n, self.age, self.seed, self.lr, self.feed.digest())).encode()).hexdigest()
+        return hashlib.sha256(repr((self.arch, self.n, self.age, self.seed, self.lr, self.feed.digest(), *[self.lessons.digest()]*(self.lessons is not self.feed))).encode()).hexdigest()
 
 # %% ../nbs/07_training.ipynb #ef07add3
 def _born(self, k, life): # (network, optimiser, updates made)
@@ -581,9 +581,9 @@ def _born(self, k, life): # (network, optimiser, updates made)
 
 @torch.enable_grad()
 def _learn(self, net, opt, g): # one update, also for who looks without derivatives
-    rows = torch.randint(self.feed.n, (min(128, self.feed.n),), generator=g); x = self.normalize(next(iter(self.feed([rows]))))
+    rows = torch.randint(self.lessons.n, (min(128, self.lessons.n),), generator=g); x = self.normalize(next(iter(self.lessons([rows]))))
     flips = torch.rand(len(x), generator=g) < .5; x = torch.where(flips.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
-    opt.zero_grad(); F.cross_entropy(net.train()(x), self.feed.labels[rows.to(x.device, non_blocking=True)]).backward(); opt.step()
+    opt.zero_grad(); F.cross_entropy(net.train()(x), self.lessons.labels[rows.to(x.device, non_blocking=True)]).backward(); opt.step()
 
 def _at(self, t:int, # step of whoever asks, from 0
        )->torch.nn.Module: # frozen, in evaluation mode
@@ -608,3 +608,14 @@ def _examples(self, t:int, # step, from 0
     return next(iter(self.feed([rows]))), self.feed.labels[rows.to(self.feed.device, non_blocking=True)]
 
 Novices.examples = _examples
+
+# %% ../nbs/07_training.ipynb #3f8e6c02
+def _pupils(self, split, # `Split` to learn from, of their classes
+            age:int, # updates of a life
+           )->Novices: # born anew
+    "The same networks, taught by other images; normalised as before, and compared with the same real images. Raises `OgmError` on other classes and on an age below 1."
+    if not is_number(age, 1, whole=True): raise OgmError(f'pupils of age {age} cannot be: it is a whole number from 1')
+    if list(split.classes) != list(self.classes): raise OgmError(f'pupils would learn the classes {split.classes[:3]}…, and are compared with {self.classes[:3]}…: give images of the same')
+    own = copy.copy(self); own.age, own.lessons, own.alive = age, _Feed(split, self.size, self.feed.device, 0), {}; return own
+
+Novices.pupils = _pupils

@@ -61,7 +61,7 @@ def compute(work):
     half.save(work/f'half{world_size()}'); r['real target'], r['first'] = T, first.images                    # to be continued on another number of ranks
     r['odd'] = pixels(t.double(), subset(first, 5), {n: G.double() for n, G in T.items()}, 4, 20, Double) # of 4 and 1: the second rank has no image of its own
     young = lambda **kw: pixels(t.double(), first, {n: G.double() for n, G in T.items()}, 20, 10, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., **kw) # batches of 20 and 10
-    r['novices'], r['changed alike'], r['few classes'] = young(), young(eta_augment=True, eta_layers=1), young(eta_layers=1, eta_share=.2) # of two classes a rank often has no image
+    r['novices'], r['changed alike'], r['few classes'] = young(), young(eta_augment=True, eta_layers=1, pupils=5), young(eta_layers=1, eta_share=.2) # of two classes a rank often has no image
     r['few levels'] = young(levels=15, eta_layers=1)
     both = make_start(col, t, 'random', 3, 2, chroma=2)                                                                 # two mosaics in one image
     r['packed'], r['packed odd'] = (pixels(t.double(), d, {n: G.double() for n, G in T.items()}, b, 10, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., eta_share=.2) for d, b in ((both, 20), (subset(both, 5), 4)))
