@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'COMMANDS', 'remember', 'kept', 'get_teacher', 'get_start', 'get_target', 'run_distill', 'plan_road',
-           'plan_text', 'distill', 'evaluate', 'train', 'draw_sets', 'show', 'demo', 'usage', 'Unclear', 'parse',
-           'main']
+           'plan_text', 'distill', 'evaluate', 'train', 'counts', 'draw_sets', 'show', 'demo', 'usage', 'Unclear',
+           'parse', 'main']
 
 # %% ../nbs/14_cli.ipynb #05e24549
 import contextlib, dataclasses, inspect, math, os, re, signal, sys
@@ -107,20 +107,25 @@ def get_target(source, # `Source` of real images
     return out
 
 # %% ../nbs/14_cli.ipynb #152f7837
-def _trainable(source, arch, s, init): # whether such a teacher will do for what is asked, before it is trained
-    from ogm.core import world_size; from ogm.gradients import match_layers; from ogm.models import Teacher, build, usual_arch; from ogm.rded import penultimate; from ogm.synthesis import fits_memory; import torch
-    arch = arch or usual_arch(source.size); net = build(arch, source.n_classes, source.size).eval(); match_layers(net, s.matcher, s.layers)
-    if s.eta: fits_memory(net, min(s.batch*world_size(), source.n_classes), s)
-    if init == 'herding': penultimate(Teacher(net, arch, source.size, (.5,)*3, (.5,)*3, source.classes), torch.zeros(1, 3, source.size, source.size))
+def _suits(t, s, init): # whether a teacher will do for what is asked, before anything is trained or removed for it
+    from ogm.core import world_size; from ogm.gradients import match_layers; from ogm.rded import penultimate; from ogm.synthesis import fits_memory; import torch
+    match_layers(t.net, s.matcher, s.layers)
+    if s.eta: fits_memory(t.net, min(s.batch*world_size(), t.n_classes), s)
+    if init == 'herding': penultimate(t, torch.zeros(1, 3, t.size, t.size))
 
-def _usable(spec, source, arch, s, out, size): # whether a ready teacher will do, before anything is removed for it
-    from ogm.core import OgmError; from ogm.gradients import match_layers; from ogm.models import load_teacher
-    if isinstance(spec, (str, Path)) and Path(spec).resolve().is_relative_to(Path(out).resolve()/'work'): raise OgmError(f'--teacher {str(spec)!r} lies in the run that it would overwrite: copy it elsewhere')
-    t = load_teacher(spec, source, arch); match_layers(t.net, s.matcher, s.layers)
+def _trainable(source, arch, s, init): # one that is yet to be trained
+    from ogm.models import Teacher, build, usual_arch
+    arch = arch or usual_arch(source.size); _suits(Teacher(build(arch, source.n_classes, source.size), arch, source.size, (.5,)*3, (.5,)*3, source.classes), s, init)
+
+def _usable(spec, source, arch, s, init, size, out): # one that is given
+    from ogm.core import OgmError; from ogm.distilled import finished; from ogm.models import load_teacher
+    if finished(out) and isinstance(spec, (str, Path)) and Path(spec).resolve().is_relative_to(Path(out).resolve()/'work'): raise OgmError(f'--teacher {str(spec)!r} lies in the run that it would overwrite: copy it elsewhere')
+    t = load_teacher(spec, source, arch)
     if size and t.size != size: raise OgmError(f'--size {size}, but the teacher {str(spec)!r} sees images of {t.size} px: leave --size away, or give a teacher of that side')
+    _suits(t, s, init)
 
-def _possible(source, init, ipc, factor, chroma=1): # as far as the images tell
-    from ogm.core import OgmError; from ogm.rded import STARTS, default_factor
+def _possible(source, init, ipc, factor, chroma=1, s=None): # as far as the images tell
+    import torch; from ogm.core import OgmError, world_size; from ogm.synthesis import check_pupils; from ogm.rded import STARTS, default_factor
     if init not in STARTS: raise OgmError(f'unknown --init {init!r}: choose one of {", ".join(STARTS)}')
     if factor is not None and factor < 1: raise OgmError(f'factor is {factor}: give a whole number from 1')
     if factor is not None and factor > source.size: raise OgmError(f'factor {factor} is larger than the image ({source.size} px): choose a smaller factor')
@@ -129,6 +134,7 @@ def _possible(source, init, ipc, factor, chroma=1): # as far as the images tell
     if ipc < 1: raise OgmError(f'ipc is {ipc}: at least 1 image per class is needed')
     n, few = min((len(source.train.indices(c)), c) for c in range(source.n_classes))
     if chroma*ipc > n: raise OgmError(f'ipc is {ipc}{", of two mosaics each"*(chroma > 1)}, but class {source.classes[few]!r} has only {n} image{"s"*(n > 1)}: choose ipc at most {n//chroma}')
+    if s: check_pupils(torch.arange(source.n_classes).repeat(ipc), s.batch*world_size(), s)
 
 # %% ../nbs/14_cli.ipynb #9822b965
 def run_distill(source, # `Source` of real images
@@ -157,9 +163,9 @@ def run_distill(source, # `Source` of real images
     out, s = Path(out), Settings(seed=seed, **settings); check_free(out)
     if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
-    work, digest = out/'work', source.digest(); _possible(source, init, ipc, factor, chroma); unfold = unfold or chroma > 1
+    work, digest = out/'work', source.digest(); _possible(source, init, ipc, factor, chroma, s); unfold = unfold or chroma > 1
     if not teacher: _trainable(source, arch, s, init)
-    elif finished(out) or size: _usable(teacher, source, arch, s, out, size)
+    elif finished(out) or not (work/'teacher.safetensors').exists(): _usable(teacher, source, arch, s, init, size, out)
     if finished(out) and rank() == 0: _clear(out) # nothing is removed for a run that cannot be
     barrier()
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size, **{IMAGES: digest}) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold, chroma=chroma), younger=dict(dataclasses.asdict(Settings()), unfold=False, chroma=1, **{IMAGES: digest}))
@@ -227,7 +233,7 @@ def plan_road(source, # `Source`
     import torch; from ogm.core import world_size
     from ogm.distilled import DistilledSet; from ogm.gradients import match_layers, real_target
     from ogm.rded import crop_batches, default_factor, penultimate, realism; from ogm.synthesis import Synthesis; from ogm.training import Novices
-    split, C, W = source.train, source.n_classes, world_size(); n, size = len(split), source.size
+    _possible(source, init, ipc, factor, chroma, s); split, C, W = source.train, source.n_classes, world_size(); n, size = len(split), source.size
     few = split.subset(split.spread(256)); workers = max(1, min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))) if split.lazy else 1
     t, row = _plan_teacher(source, few, teacher, arch, epochs, device, workers); rows = dict(teacher=row)
     young = Novices(dataclasses.replace(source, size=t.size), t.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
@@ -418,6 +424,14 @@ def train(data:str='digits', # as for distill
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
 # %% ../nbs/14_cli.ipynb #c1d3fbb5
+def counts(text:str, # '1,10'
+           name:str='ipc', # what they count
+          )->list: # [1, 10]
+    "Whole numbers from 1, separated by commas. Raises `OgmError` on anything else."
+    from ogm.core import OgmError
+    if not all(i.strip().isdecimal() and int(i) for i in text.split(',')): raise OgmError(f'{name} is {text!r}: give whole numbers from 1, as in 1,10')
+    return [int(i) for i in text.split(',')]
+
 def draw_sets(path, # PNG to write
               sets:dict, # name -> uint8 images
               ncol:int, # columns of each set
@@ -456,14 +470,13 @@ def demo(out:str='runs/demo', # run directory
          device:str='cpu', # where to compute
         ):
     "Distil the embedded digits and compare Random, RDED and OGM from either, under hard labels."
-    from ogm.core import OgmError, provenance, write_json
+    from ogm.core import provenance, write_json
     from ogm.data import open_source
     from ogm.evaluation import evaluate as score, table
     from ogm.models import load_teacher
     from ogm.distilled import by_class
     from ogm.training import fit_teacher
-    if not all(i.strip().isdecimal() for i in ipcs.split(',')): raise OgmError(f'ipcs is {ipcs!r}: give whole numbers, as in 1,10')
-    out, src = Path(out), open_source('digits'); wanted = [int(i) for i in ipcs.split(',')]; [_possible(src, 'random', i, None) for i in wanted]; print(src); rows, pictures, file = {}, {}, out/'teacher.safetensors'
+    out, src = Path(out), open_source('digits'); wanted = counts(ipcs, 'ipcs'); [_possible(src, 'random', i, None) for i in wanted]; print(src); rows, pictures, file = {}, {}, out/'teacher.safetensors'
     make = lambda: fit_teacher(src, 'convnet2-w32', scale=.08, flip=False, device=device, checkpoint=out/'teacher.ckpt', verbose=True)
     teacher = kept(file, make, lambda t, f: t.save(f), lambda f: load_teacher(f, src)); print(teacher)
     for ipc in wanted:

@@ -9,7 +9,7 @@ __all__ = ['RECIPES_', 'make_images', 'run_row', 'read_rows', 'scores_of', 'run_
 import dataclasses, json, resource, sys, time
 from pathlib import Path
 import torch
-from .cli import IMAGES, get_teacher, remember
+from .cli import IMAGES, counts, get_teacher, remember
 from .core import OgmError, Stopped, distributed, file_name, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
 from .distilled import DistilledSet, finished, join, unfold
@@ -170,10 +170,6 @@ def hold_out(source, # `Source`
     return dataclasses.replace(source, name=f'{source.name}, {share:.0%} held out', train=train, val=val)
 
 # %% ../nbs/16_experiments.ipynb #48685971
-def _counts(ipc): # '1,10' -> [1, 10]
-    if not all(i.strip().isdecimal() and int(i) for i in ipc.split(',')): raise OgmError(f'ipc is {ipc!r}: give whole numbers from 1, as in 1,10')
-    return [int(i) for i in ipc.split(',')]
-
 def _names(text): return [r for r in text.split(';' if ';' in text or ':' in text else ',') if r]
 
 def run_table(data:str='digits', # as for `ogm distill`
@@ -195,7 +191,7 @@ def run_table(data:str='digits', # as for `ogm distill`
               amp:bool=False, # students in bfloat16, which a wide one does in less time
              ):
     "Run every row that has no file yet. Raises `OgmError` on counts and labels that cannot be, and as `run_row` does."
-    dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r) for r in _names(recipes)]; ipcs, labels = _counts(ipc), tuple(labels.split(','))
+    dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r) for r in _names(recipes)]; ipcs, labels = counts(ipc), tuple(labels.split(','))
     if odd := {*labels} - {'hard', 'soft'}: raise OgmError(f'unknown labels {min(odd)!r}: choose hard, soft or both')
     src = hold_out(open_source(data), holdout)
     if not teacher: remember(out, {IMAGES: src.digest(), 'arch': arch, 'teacher_epochs': teacher_epochs, 'seed': seed})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'YOUNG', 'ROWS', 'Settings', 'draw_views', 'look', 'share_sums', 'own_rows', 'gather_rows', 'fits_memory',
-           'Synthesis', 'siamese', 'some_classes', 'called', 'distill', 'Row', 'find_row']
+           'Synthesis', 'check_pupils', 'siamese', 'some_classes', 'called', 'distill', 'Row', 'find_row']
 
 # %% ../nbs/12_synthesis.ipynb #0b07cfe1
 import dataclasses, hashlib, json, math, re
@@ -157,7 +157,6 @@ class Synthesis:
         if self.novices: fits_memory(novices.at(0), min(settings.batch*world_size(), len(start.labels.unique())), settings)
         self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teacher.bounds()
         self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
-        if settings.pupils and _untaught(start, self.size, self.n_batches): raise OgmError(f'pupils = {settings.pupils} learn from earlier batches that have images of every class, and {len(start)} images in {self.n_batches} batch{"es"*(self.n_batches > 1)} have none: make smaller batches (--batch) or more images, or leave pupils at 0')
         self.load_batch()
 
     @property
@@ -174,14 +173,6 @@ class Synthesis:
         return self.b > self.n_batches
 
 # %% ../nbs/12_synthesis.ipynb #491da650
-def _untaught(start, size, b): # do the batches before `b` lack a class?
-    return len(start.labels[:(b-1)*size].unique()) < len(start.labels.unique())
-
-def _taught(self): # the novices of this batch: pupils of the batches before, when these have images of every class
-    if not (self.novices and self.s.pupils) or _untaught(self.start, self.size, self.b): return self.novices
-    made = dataclasses.replace(self.start, images=torch.cat(self.finished), labels=self.start.labels[:(self.b-1)*self.size])
-    return self.novices.pupils((unfold(made) if self.s.patch_views else made).split, self.s.pupils)
-
 def _load_batch(self):
     "Pixels, labels and a fresh Adam for batch `b`."
     rows = slice((self.b-1)*self.size, self.b*self.size)
@@ -200,6 +191,23 @@ def _shown(self): # (own rows, 3, s, s) normalised, as they will be stored; diff
     return _as_stored(self, self.x, lambda v: few_levels(v, self.s.levels))
 
 Synthesis.load_batch = _load_batch
+
+# %% ../nbs/12_synthesis.ipynb #4d1a7c06
+def _untaught(labels, size, b): # do the batches before `b` lack a class?
+    return len(labels[:(b-1)*size].unique()) < len(labels.unique())
+
+def check_pupils(labels:torch.Tensor, # (n,) int64: of all images, in their order
+                 size:int, # images of a batch, over all ranks
+                 s:Settings, # whether pupils are asked for
+                ): # returns nothing
+    "Raises `OgmError` when they are, and no batch would have any."
+    n = -(-len(labels)//size)
+    if s.pupils and _untaught(labels, size, n): raise OgmError(f'pupils = {s.pupils} learn from earlier batches that have images of every class, and {len(labels)} images in {n} batch{"es"*(n > 1)} have none: make smaller batches (--batch) or more images, or leave pupils at 0')
+
+def _taught(self): # the novices of this batch
+    if not (self.novices and self.s.pupils) or _untaught(self.start.labels, self.size, self.b): return self.novices
+    made = dataclasses.replace(self.start, images=torch.cat(self.finished), labels=self.start.labels[:(self.b-1)*self.size])
+    return self.novices.pupils((unfold(made) if self.s.patch_views else made).split, self.s.pupils)
 
 # %% ../nbs/12_synthesis.ipynb #4f01029b
 def _cells(self, x): # (n, 3, s, s) -> every cell of every image, normalised as the teacher has it
@@ -409,6 +417,7 @@ def distill(source, # `Source` of real images
     if teacher.size != start.size: raise OgmError(f'the start has images of {start.size} px, the teacher wants {teacher.size} px')
     if s.patch_views and start.factor > start.size: raise OgmError(f'factor {start.factor} is larger than the image ({start.size} px)')
     if start.chroma > 1 and not s.patch_views: raise OgmError('two mosaics in one image cannot be looked at whole: leave patch_views on, or make the start with chroma=1')
+    check_pupils(start.labels, s.batch*world_size(), s)
     if target is None: target = real_target(source.train, teacher, s.view, match_layers(teacher.net, s.matcher, s.layers), device=device, matcher=s.matcher)
     young = Novices(dataclasses.replace(source, size=teacher.size), teacher.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
     run = Synthesis(teacher, start, target, s, device, young, extra)

@@ -263,3 +263,12 @@ def test_a_set_of_an_earlier_version(run, tmp_path):
     "It has no fingerprint; that is said, and it is scored all the same."
     shutil.copytree(run, tmp_path/'run'); f = tmp_path/'run'/'ogm.json'; info = read_json(f); assert len(info['config'].pop('images')) == 16; f.write_text(json.dumps(info))
     code, said, _ = ogm('evaluate', tmp_path/'run', '--seeds', '1', '--epochs', '1', '--device', 'cpu'); assert code == 0 and 'does not say which images were held out' in said and ' %' in said
+
+def test_two_runs_of_one_name_are_both_shown(run, tmp_path):
+    "They are told apart by their paths."
+    twins = [tmp_path/d/'same' for d in 'ab']; [shutil.copytree(run, t) for t in twins]; width = lambda *words: (ogm('show', *words, '--out', tmp_path/'p.png'), Image.open(tmp_path/'p.png').width)[1]
+    assert width(*twins) > 1.5*width(twins[0])
+
+@pytest.mark.parametrize('words,says', [(['train', '--data', 'digits', '--ipc', '0'], 'ipc is 0'), (distil('digits', ''), "names no directory"), (['show', 'RUN', '--out', 'a.jpg'], 'call it a.png'), (['demo', '--ipcs', '1,200'], 'has only'), (['demo', '--ipcs', '1,x'], 'whole numbers from 1')], ids=lambda v: v[0] if isinstance(v, list) else '')
+def test_said_before_any_work(words, says, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); refused(*[run if w == 'RUN' else w for w in words], says=says); assert not list(tmp_path.iterdir())

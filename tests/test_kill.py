@@ -15,7 +15,7 @@ def loop(tmp_path, *words, timeout=280):
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((tmp_path/'kill.json').read_text())['rows']
 
-@pytest.mark.parametrize('ranks,kills', [(1, 4), (2, 2)])
+@pytest.mark.parametrize('ranks,kills', [(1, 6), (2, 3)])
 def test_killed_and_resumed_is_byte_identical(tmp_path, ranks, kills):
     "Real processes, SIGKILL, in every step of the road and inside writes."
     steps = [] if ranks == 1 else ['--steps', 'teacher,synthesis,evaluation']
