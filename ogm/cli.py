@@ -277,6 +277,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
             age:int=100, # updates after which one of them gives way to a newborn
             eta_layers:int=0, # of how many of their last layers the gradients are compared; 0: all
             eta_share:float=1., # share of the classes that a step compares
+            eta_images:int=32, # real images of each class that a step compares with
             eta_augment:bool=False, # show them synthetic and real images changed alike
             pupils:int=0, # from the second batch on, let these networks learn from the images made so far, and live so many updates; 0: from the real ones
             init:str='rded', # start from: rded, herding, random, noise
@@ -306,7 +307,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     _apart(data, out)
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, device=dev)
-        settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, eta_augment=eta_augment, pupils=pupils, levels=levels, view=view, eps=eps, orthogonal=orthogonal, history=history)
+        settings = dict(iters=iters, batch=batch, lr=lr, gamma=gamma, eta=eta, novices=novices, age=age, eta_layers=eta_layers, eta_share=eta_share, eta_images=eta_images, eta_augment=eta_augment, pupils=pupils, levels=levels, view=view, eps=eps, orthogonal=orthogonal, history=history)
         unfold = bool(preset and _preset(preset, road, settings)) # before the images, which may be many
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         if plan:

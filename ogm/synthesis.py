@@ -46,6 +46,7 @@ class Settings:
     age:int=100 # updates after which one gives way to a newborn
     eta_layers:int=0 # how many of their last layers have their gradients compared; 0: all
     eta_share:float=1. # share of the classes that a step compares: 1, 1/2, 1/3, ...
+    eta_images:int=32 # real images of each class that a step compares with
     eta_augment:bool=False # novices see synthetic and real images changed alike, see `siamese`
     pupils:int=0 # from the second batch on, novices of this age that learn from the images made so far, see `Novices.pupils`; 0: as in the first
     matcher:str='pseudo' # what is compared: 'pseudo' gradients (Equation 11), 'true' ones, or 'bn' statistics
@@ -56,13 +57,13 @@ class Settings:
         for k in ('betas', 'scale'):
             if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
-        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), pupils=n(self.pupils, 0, 2**40, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
+        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_images=n(self.eta_images, 1, 2**20, whole=True), pupils=n(self.pupils, 0, 2**40, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
                           **{k: getattr(self, k) in v for k, v in CHOICES.items()}, scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views', 'eta_augment')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: ' + (f'choose one of {", ".join(CHOICES[k])}' if k in CHOICES else 'see the settings of synthesis'))
         if not self.eta and (odd := [k for k, v in YOUNG.items() if getattr(self, k) != v]): raise OgmError(f'{odd[0]} = {getattr(self, odd[0])} is of the novices, which have no weight: give --eta a value above 0')
 
-YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share', 'eta_augment', 'pupils')} # what speaks of novices only, and its defaults
+YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share', 'eta_images', 'eta_augment', 'pupils')} # what speaks of novices only, and its defaults
 
 def _is_pattern(v): # None, or a regular expression
     try: return v is None or isinstance(v, str) and bool(re.compile(v))
@@ -256,7 +257,7 @@ def _changed(self, x): # all alike in a step, if they are to be
     return siamese(x, rng(self.s.seed, 'siamese', self.b, self.t)) if self.s.eta_augment else x
 
 def _real_gradients(self, net, layers, classes): # of the examples of this step, class by class; each rank looks at its share
-    x, y = self.young.examples((self.b-1)*self.s.iters + self.t, classes); own = own_rows(len(y))
+    x, y = self.young.examples((self.b-1)*self.s.iters + self.t, classes, self.s.eta_images); own = own_rows(len(y))
     G = class_gradients(net, _changed(self, self.young.normalize(x[own])), y[own], classes, layers)
     return {n: sum_ranks(g.detach()) for n, g in G.items()}
 
@@ -458,6 +459,7 @@ ROWS = {
     'bn':          Row('rded', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on RDED'),
     'bn-noise':    Row('noise', 1, dict(matcher='bn', gamma=1.), 'BN statistics, as in SRe2L, on noise'),
     'ogm-plus':    Row('herding', 2, dict(iters=500, gamma=.5, eta=30., eta_layers=2, eta_share=.5, eta_augment=True), 'ogm-plus', unfold=True),
+    'ogm-clear':   Row('herding', 2, dict(iters=2000, gamma=.5, eta=100., eta_layers=2, eta_images=128, eta_augment=True), 'ogm-clear', unfold=True, chroma=2),
     'ogm-whole':   Row('rded', 2, dict(patch_views=False), 'OGM, factor 2, no patch augmentation'),
 }
 
