@@ -6,6 +6,8 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 export OMP_NUM_THREADS ?= 1
+# what is imported is compiled then, and once; pip would compile it all
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test docs readme lab prepare clean
 help:
