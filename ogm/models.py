@@ -290,6 +290,7 @@ def _read_pth(path):
 
 # %% ../nbs/03_models.ipynb #f400d67e
 def _fill(net, state, arch, size, path):
+    if isinstance(net, torchvision.models.ResNet) and net.conv1.kernel_size == (3, 3) and state.get('conv1.weight', net.conv1.weight).shape[2:] == (7, 7): net = torchvision.models.get_model(arch, weights=None, num_classes=net.fc.out_features) # the stem for large images, and small ones
     try: net.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, KeyError) as e: raise OgmError(f'{str(path)!r} does not fit {arch} at {size} px: {" ".join(str(e).split())[:200]}') from e
     return net

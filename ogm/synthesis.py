@@ -256,10 +256,11 @@ def _units(x, old, new): # from how the one normalises to how the other does
 def _changed(self, x): # all alike in a step, if they are to be
     return siamese(x, rng(self.s.seed, 'siamese', self.b, self.t)) if self.s.eta_augment else x
 
-def _real_gradients(self, net, layers, classes): # of the examples of this step, class by class; each rank looks at its share
-    x, y = self.young.examples((self.b-1)*self.s.iters + self.t, classes, self.s.eta_images); own = own_rows(len(y))
-    G = class_gradients(net, _changed(self, self.young.normalize(x[own])), y[own], classes, layers)
-    return {n: sum_ranks(g.detach()) for n, g in G.items()}
+def _real_gradients(self, net, layers, classes, pixels=2**21): # of the examples of this step, class by class; each rank looks at its share, so many pixels at once
+    x, y = self.young.examples((self.b-1)*self.s.iters + self.t, classes, self.s.eta_images); own = own_rows(len(y)); few, G = max(1, pixels//x.shape[-1]**2), {}
+    for some, of in zip(x[own].split(few), y[own].split(few)):
+        for n, g in class_gradients(net, _changed(self, self.young.normalize(some)), of, classes, layers).items(): G[n] = G[n] + g.detach() if n in G else g.detach()
+    return {n: sum_ranks(g) for n, g in G.items()}
 
 # %% ../nbs/12_synthesis.ipynb #19a85731
 def some_classes(classes:torch.Tensor, # (c,) int64

@@ -69,7 +69,7 @@ def test_sidebar_lists_every_page():
     "Pages and the reading order are the same set."
     sections = yaml.safe_load((NBS/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
     listed = [c for s in sections for c in s['contents']]
-    assert [s['section'] for s in sections] == ['Start', 'Method', 'Experiments', 'Reference']
+    assert [s['section'] for s in sections] == ['Start', 'Method', 'Experiments', 'Beyond the paper', 'Reference']
     assert sorted(listed) == sorted(p.name for p in PAGES), 'nbs/sidebar.yml and the notebooks in nbs/ differ'
 
 def test_every_page_leads_to_the_next():
