@@ -157,17 +157,31 @@ def run_distill(source, # `Source` of real images
                 **settings, # see `ogm.synthesis.Settings`
                )->object: # the `DistilledSet`, also written to `out`
     "Teacher, start, target, synthesis and artifact, each kept in `out`; the body of `ogm distill`. Raises `OgmError` on impossible settings and when `out` holds another run."
-    from ogm.core import OgmError, barrier, rank, world_size
+    from ogm.core import OgmError, _discard, barrier, rank
     from ogm.distilled import check_free, finished
-    from ogm.synthesis import Settings, distill
+    from ogm.synthesis import Settings
+    from ogm.training import get_recipe
     out, s = Path(out), Settings(seed=seed, **settings); check_free(out)
     if every < 1: raise OgmError(f'every is {every}: give a number of steps from 1')
     if finished(out) and not overwrite: raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out, or give --overwrite')
     work, digest = out/'work', source.digest(); _possible(source, init, ipc, factor, chroma, s); unfold = unfold or chroma > 1
     if not teacher: _trainable(source, arch, s, init)
     elif finished(out) or not (work/'teacher.safetensors').exists(): _usable(teacher, source, arch, s, init, size, out)
-    if finished(out) and rank() == 0: _clear(out) # nothing is removed for a run that cannot be
+    if not teacher: get_recipe('teacher', epochs=epochs)
+    old = finished(out); barrier()
+    if old and rank() == 0: _set_aside(out)
     barrier()
+    try: ds = _make(source, out, s, settings, data=data, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, seed=seed, device=device, every=every, unfold=unfold, digest=digest)
+    except OgmError:
+        if old and rank() == 0: _put_back(out) # nothing is lost for a run that cannot be
+        raise
+    if rank() == 0: ds.save(out, overwrite=overwrite); _discard(out/'.before')
+    return ds
+
+def _make(source, out, s, settings, *, data, teacher, arch, epochs, init, ipc, factor, chroma, seed, device, every, unfold, digest): # the steps themselves
+    from ogm.core import world_size
+    from ogm.synthesis import Settings, distill
+    work = out/'work'
     remember(out, dict(data=data, teacher=str(teacher or ''), arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, size=source.size, **{IMAGES: digest}) | dataclasses.asdict(s) | dict(betas=list(s.betas), scale=list(s.scale), batch=s.batch*world_size(), unfold=unfold, chroma=chroma), younger=dict(dataclasses.asdict(Settings()), unfold=False, chroma=1, **{IMAGES: digest}))
     t = get_teacher(source, teacher, arch, epochs, seed, device, work)
     start = get_start(source, t, init, ipc, factor, seed, device, work, chroma)
@@ -176,14 +190,23 @@ def run_distill(source, # `Source` of real images
         ds = distill(source, t, start, target=target, work=work, every=every, device=device, seed=seed, **settings)
     else: ds = dataclasses.replace(start, config=start.config | dict(method=init)) # nothing to do: it is the start
     ds.config |= dict(seed=seed, data=data, source=source.name, images=digest, arch=t.arch, teacher=dict(sha256=t.sha256(), accuracy=t.accuracy)) | (dict(unfold=True) if unfold else {})
-    if rank() == 0: ds.save(out, overwrite=overwrite)
     return ds
 
 # %% ../nbs/14_cli.ipynb #53b73eb4
-def _clear(out): # a finished run, on request: the artifact and its working files, nothing else
-    import shutil # 'work' goes after the images: as long as one is there, the other says whose they are
-    for name in ('ogm.json', 'README.md', 'preview.png'): (out/name).unlink(missing_ok=True)
-    for name in ('images', 'data', 'work', 'scores'): shutil.rmtree(out/name, ignore_errors=True)
+_ALL = 'work', 'scores', 'ogm.json', 'README.md', 'preview.png', 'images', 'data' # what a run holds, in the order in which it goes
+
+def _set_aside(out): # a finished run, on request; until another has taken its place
+    (out/'.before').mkdir(exist_ok=True)
+    _move(out, out/'.before', _ALL)
+
+def _put_back(out): # as it was
+    _move(out/'.before', out, sorted(_ALL, key='ogm.json'.__eq__)); (out/'.before').rmdir()
+
+def _move(a, b, names): # within a file system, so at once
+    from ogm.core import _discard
+    for n in names:
+        _discard(b/n)
+        if (a/n).exists(): (a/n).rename(b/n)
 
 # %% ../nbs/14_cli.ipynb #b6525a13
 def _clock(f, device, n=1): # seconds of one call, after one that warms up
@@ -346,11 +369,11 @@ def _say(text): # once, whatever the number of ranks
     if rank() == 0: print(text, flush=True)
 
 @contextlib.contextmanager
-def _lock(run): # held by rank 0 for all; when it cannot have it, none goes on
+def _lock(run, *cure): # held by rank 0 for all; when it cannot have it, none goes on
     from ogm.core import OgmError, any_rank, rank, run_lock
     held, told = contextlib.ExitStack(), None
     with held:
-        try: rank() or held.enter_context(run_lock(run))
+        try: rank() or held.enter_context(run_lock(run, *cure))
         except OgmError as e: told = e
         if any_rank(told): raise told or SystemExit(2)
         yield
@@ -386,9 +409,10 @@ def evaluate(run:str, # directory of a finished set
     from ogm.evaluation import evaluate as score
     from ogm.models import load_teacher
     ds = DistilledSet.load(run)
-    with distributed(device) as dev, _lock(run):
+    with distributed(device) as dev, _lock(run, 'copy it to a place of your own'):
         file = Path(run)/'work'/'teacher.safetensors'; src, on = _judges(run, ds, data)
-        teacher = load_teacher(file, src, device=dev) if labels == 'soft' and file.exists() else None
+        if labels == 'soft' and not file.exists(): raise OgmError(f'soft labels are the answers of the teacher, and {str(file)!r} is not there: give --labels hard')
+        teacher = load_teacher(file, src, device=dev) if labels == 'soft' else None
         if not isinstance(arch := arch or ds.config.get('arch'), (str, type(None))): raise OgmError(f'{run!r} names no network: give --arch')
         unfold = unfold or ds.config.get('unfold') is True or ds.chroma > 1
         out = Path(run)/'scores'/f'{file_name(recipe)}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}{on}.json'
@@ -568,10 +592,9 @@ def main(argv:list|None=None, # words of the command line; None takes the proces
     if argv[0] == '--version': import ogm; print(ogm.__version__); return 0
     if argv[0] not in COMMANDS: return _fail(f'unknown command {argv[0]!r}: choose one of {", ".join(COMMANDS)}', 2, False)
     if odd := [w for w in argv if re.search('[\0\ud800-\udfff]', w)]: return _fail(f'{odd[0]!r} holds bytes that are no text: rename the file', 2, False)
-    try: f, kw, debug = parse(argv)
+    try: f, kw, debug = parse(argv); import warnings; from ogm.core import OgmError # torch takes seconds, in which one may lose patience
     except Unclear as e: return _fail(e, 2, False)
-    try: import warnings; from ogm.core import OgmError # torch takes seconds, in which one may lose patience
-    except KeyboardInterrupt: return _fail('stopped', 130, debug)
+    except KeyboardInterrupt: return _fail('stopped', 130, '--debug' in argv)
     with warnings.catch_warnings(), _terminable():
         warnings.showwarning = _one_line
         try: f(**kw)

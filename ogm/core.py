@@ -53,15 +53,14 @@ def seeded(seed:int, # the run's seed
         finally: np.random.set_state(np_state); random.setstate(py_state)
 
 # %% ../nbs/00_core.ipynb #67e73457
-def pick_device(device:str|torch.device|None=None, # e.g. 'cpu', 'cuda:1'; None picks for you
+def pick_device(device:str|torch.device|None=None, # e.g. 'cpu', 'cuda', 'cuda:1'; None picks for you
                )->torch.device: # the device
-    "`device` if given, else this rank's GPU, else Apple's, else the CPU. Raises `OgmError` if it is not there."
-    if device is None:
-        if torch.cuda.is_available(): device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-        else: device = 'mps' if torch.backends.mps.is_available() else 'cpu'
+    "`device` if given, else a GPU, else Apple's, else the CPU; 'cuda' without a number is this rank's GPU. Raises `OgmError` if it is not there."
+    if device is None: device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try: torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e: raise OgmError(f'device {str(device)!r} cannot be used here: give --device cpu') from e
     device = torch.device(device)
+    if device.type == 'cuda' and device.index is None: device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()) # without a number, this rank's
     if device.type == 'cpu': keep_memory()
     return device
 
@@ -129,11 +128,20 @@ def whole(path:str|Path, # file or directory to create or replace
     finally: _discard(tmp)
 
 # %% ../nbs/00_core.ipynb #5bc819a3
+def _number(v): # a number of another library, as Python has it
+    if hasattr(v, 'item') and not getattr(v, 'shape', ()): return v.item()
+    raise TypeError(f'JSON cannot hold a {type(v).__name__} ({str(v)[:40]})')
+
+def _as_text(path, obj): # what `write_json` would write
+    try: return json.dumps(obj, indent=1, ensure_ascii=False, default=_number) + '\n'
+    except (TypeError, ValueError, RecursionError) as e: raise OgmError(f'{str(path)!r} is not written: {e}') from e
+
 def write_json(path:str|Path, # file to write
                obj, # anything JSON can hold
               ):
-    "Write `obj` to `path`, whole or not at all. Raises `OgmError` when the disk refuses."
-    with whole(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    "Write `obj` to `path`, whole or not at all; NumPy's numbers as Python's. Raises `OgmError` for what JSON cannot hold and when the disk refuses."
+    text = _as_text(path, obj)
+    with whole(path) as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../nbs/00_core.ipynb #b3b8a46b
 def read_json(path:str|Path, # a JSON file
@@ -151,7 +159,8 @@ def save_tensors(path:str|Path, # file to write
     "Write tensors and a little metadata as safetensors, whole or not at all. Raises `OgmError` when the disk refuses."
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with whole(path) as tmp:
-        try: save_file(tensors, tmp, {'meta': json.dumps(meta, sort_keys=True)})
+        tmp.touch(); mode = tmp.stat().st_mode # as everybody's files are here: that library writes for its owner alone
+        try: save_file(tensors, tmp, {'meta': json.dumps(meta, sort_keys=True)}); tmp.chmod(mode)
         except SafetensorError as e: raise OSError(None, str(e)) from e # a full disk, in that library's words
 
 # %% ../nbs/00_core.ipynb #d038ae69
@@ -176,12 +185,13 @@ def debris(path:str|Path, # run directory
 # %% ../nbs/00_core.ipynb #5d040ff2
 @contextlib.contextmanager
 def run_lock(path:str|Path, # run directory, made if it is missing; yielded back
+             cure:str='choose another --out', # what to do where it cannot be had
             ):
     "Hold `path` for this process. Raises `OgmError` when another living process holds it."
     path = Path(path)
     try: path.mkdir(parents=True, exist_ok=True); lock = filelock.FileLock(path/'.lock', timeout=0); lock.acquire()
-    except filelock.Timeout: raise OgmError(f'{str(path)!r} is in use by another ogm process: wait for it or choose another --out') from None
-    except OSError as e: raise OgmError(f'cannot write in {str(path)!r}: {e.strerror or e}; choose another --out') from e
+    except filelock.Timeout: raise OgmError(f'{str(path)!r} is in use by another ogm process: wait for it or {cure}') from None
+    except OSError as e: raise OgmError(f'cannot write in {str(path)!r}: {e.strerror or e}; {cure}') from e
     try:
         for p in debris(path): _discard(p)
         yield path

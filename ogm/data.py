@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'MEMORY', 'CHECKED', 'SUFFIXES', 'VAL_NAMES', 'IMAGE_COLUM
            'decode', 'fit_square', 'in_workers', 'Split', 'Source', 'stratified', 'wordnet', 'open_source']
 
 # %% ../nbs/01_data.ipynb #03cde696
-import hashlib, io, json, numbers, os, re, warnings
+import hashlib, io, json, numbers, os, re, warnings, zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -103,7 +103,8 @@ class _Rows:
             if isinstance(b, bytes) and b: return b
         return v['path'] if self.paths and isinstance(v, dict) and isinstance(v.get('path'), str) else b''
     def name(self, i): return f'{self.where} row {i}'
-    def sign(self, i): return f'{len(self.ds)} {i}'
+    def sign(self, i): # with the bytes of some sixty rows, for to read all is dear
+        v = self.raw(i) if i % max(1, len(self.ds)//64) == 0 else b''; return f'{len(self.ds)} {i} {zlib.crc32(v) if isinstance(v, bytes) else ""}'
 
 # %% ../nbs/01_data.ipynb #76da79e5
 class _Decode:
@@ -177,11 +178,12 @@ class Split:
                     classes:list, # names
                     ids:list|None=None, # ids of the classes
                    )->'Split': # a split in memory
-        "A split of images in memory. Raises `OgmError` when shape, type or labels do not fit."
-        labels = torch.as_tensor(labels, dtype=torch.long)
+        "A split of images in memory. Raises `OgmError` when shape, type, labels or ids do not fit."
+        labels = _whole_row(labels)
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise OgmError(f'images must be uint8 (n, 3, h, w), not {images.dtype} {tuple(images.shape)}')
         if len(images) != len(labels): raise OgmError(f'{len(images)} images, but {len(labels)} labels')
+        if ids is not None and len(ids) != len(classes): raise OgmError(f'{len(classes)} classes, but {len(ids)} ids')
         _in_range(labels, len(classes), 'labels'); return cls(labels, classes, ids, images)
 
 # %% ../nbs/01_data.ipynb #5c2cecd1
@@ -195,14 +197,20 @@ def indices(self:Split, c:int, # class
 
 # %% ../nbs/01_data.ipynb #2a3dd545
 @patch
-def subset(self:Split, indices, # rows, in the wanted order; may repeat
+def subset(self:Split, indices, # rows, in the wanted order; may repeat; or a mask of all rows
           )->Split: # those rows
-    "The same classes, fewer or reordered images."
-    idx = torch.as_tensor(indices, dtype=torch.long)
+    "The same classes, fewer or reordered images. Raises `OgmError` for what is neither rows nor a mask of all of them."
+    if getattr(indices, 'dtype', None) == torch.bool and len(indices) != len(self): raise OgmError(f'a mask of {len(indices)} rows does not fit {len(self)} images')
+    idx = _whole_row(indices, 'rows', mask=True)
     out = Split(self.labels[idx], self.classes, self.ids, None if self.lazy else self.images[idx], self.store, self.rows[idx])
     out._cache = {s: t[idx] for s, t in self._cache.items()}; return out
 
 # %% ../nbs/01_data.ipynb #0dec0ebd
+def _whole_row(v, what='labels', mask=False): # n whole numbers, or where a mask holds
+    v = torch.as_tensor(v); v = v.nonzero().flatten() if mask and v.ndim == 1 and v.dtype == torch.bool else v
+    if v.ndim != 1 or v.numel() and (v.is_floating_point() or v.is_complex() or v.dtype == torch.bool): raise OgmError(f'{what} must be a row of whole numbers{" or a mask"*mask}, not {v.dtype} {tuple(v.shape)}')
+    return v.long()
+
 def _in_range(labels, n, where):
     "Raise unless all labels lie in 0 .. n-1."
     bad = ((labels < 0) | (labels >= n)).nonzero()
@@ -238,7 +246,7 @@ def batches(self:Split, size:int, # side, px
            )->Iterator: # (uint8 (b, 3, size, size), long (b,)) a batch
     "Images and labels in the order of `indices`. Raises `OgmError` that names an unreadable file."
     many = isinstance(indices, Iterator)
-    idx = torch.arange(len(self)) if indices is None or many else torch.as_tensor(indices, dtype=torch.long)
+    idx = torch.arange(len(self)) if indices is None or many else _whole_row(indices, 'rows')
     parts, small = indices if many else idx.split(batch_size), len(self) <= CHECKED and len(self)*3*size**2 <= MEMORY
     if self.lazy and size not in self._cache and not small: yield from self._decoded(size, parts, len(idx), workers); return
     x = self.tensor(size) if self.lazy or size in self._cache else self.images
@@ -261,7 +269,7 @@ def sample(self:Split, ipc:int, # images per class
 def digest(self:Split)->str: # 16 hexadecimal digits
     "What the images and labels are, as far as it can be told without decoding them; the folder they lie in has no part in it."
     h = hashlib.sha256(json.dumps([self.classes, self.ids]).encode() + self.labels.numpy().tobytes())
-    if self.store is None: h.update(self.images.contiguous().numpy().tobytes())
+    if self.store is None: h.update(self.images.contiguous().numpy())
     for i in self.rows.tolist() if self.store is not None else (): h.update(self.store.sign(i).encode() + b'\n')
     return h.hexdigest()[:16]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 from PIL import Image
-from .core import OgmError, provenance, read_json, whole, write_json
+from .core import OgmError, _as_text, provenance, read_json, whole, write_json
 from .data import Split, _why, decode, is_number
 from .patches import resize, stitch, unpack_colours, unstitch
 from .plots import save_grid, show_images
@@ -42,7 +42,7 @@ class DistilledSet:
     @property
     def levels(self)->int: # 2..256
         "How many values a stored number can have, see `few_levels`."
-        made = None if 'unfolded' in self.config else self.config.get('synthesis'); return made.get('levels', 256) if isinstance(made, dict) else 256
+        made = None if {'unfolded', 'mosaics'} & {*self.config} else self.config.get('synthesis'); return made.get('levels', 256) if isinstance(made, dict) else 256
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'DistilledSet: {len(self)} images of {self.size} px, {len(self.classes)} classes x {self.ipc}, factor {self.factor}{", two mosaics an image"*(self.chroma > 1)}'
 
@@ -54,12 +54,19 @@ def _size(self): "Side of an image in pixels."; return self.images.shape[-1]
 DistilledSet.ipc, DistilledSet.split, DistilledSet.size = property(_ipc), property(_split), property(_size)
 
 # %% ../nbs/08_distilled.ipynb #2bed676a
+def _in_parts(f, images): # a few at a time, for floats are four times as large and there are several copies of them
+    out, few = None, 16
+    for k, x in enumerate(images.split(few)):
+        y = f(x); r = len(y)//max(1, len(x)); out = y.new_empty(r*len(images), *y.shape[1:]) if out is None else out
+        out[k*few*r:k*few*r + len(y)] = y
+    return out
+
 def mosaics(ds, # a `DistilledSet`
            )->DistilledSet: # the set itself, or with the two mosaics of each image as two images, rounded to bytes
     "What there is to look at: images in which the cells stand in their own colours."
     if ds.chroma == 1: return ds
-    x = stitch(unpack_colours(ds.images.float(), ds.factor, 255.), ds.factor).round().byte()
-    return replace(ds, images=x, labels=ds.labels.repeat_interleave(2), chroma=1)
+    x = _in_parts(lambda x: stitch(unpack_colours(x.float(), ds.factor, 255.), ds.factor).round().byte(), ds.images)
+    return replace(ds, images=x, labels=ds.labels.repeat_interleave(2), chroma=1, config=ds.config | dict(mosaics=True))
 
 def by_class(ds, # a `DistilledSet`
              n_classes=10, # at most so many classes
@@ -70,8 +77,10 @@ def by_class(ds, # a `DistilledSet`
 
 def _show(self, n_classes=10, n_images=10, **kw):
     "A grid of the first classes, one a row; further arguments as for `show_images`."
-    ds = mosaics(self); rows = by_class(ds, n_classes, n_images)
-    return show_images(ds.images[rows], ncol=min(n_images, max(1, ds.ipc)), **kw)
+    ds = mosaics(_part(self, by_class(self, n_classes, n_images))); rows = by_class(ds, n_classes, n_images)
+    return show_images(ds.images[rows], ncol=min(n_images, max(1, self.ipc*self.chroma)), **kw)
+
+def _part(ds, rows): return replace(ds, images=ds.images[rows], labels=ds.labels[rows])
 
 DistilledSet.show = _show
 
@@ -82,8 +91,9 @@ def unfold(ds, # a `DistilledSet`
     "Each cell of each image, enlarged to the side of the image (bilinear), with the image's label. Raises `OgmError` when a side is shorter than `factor`, or packed images are to be cut otherwise."
     f = factor or ds.factor
     if ds.chroma > 1 and f != ds.factor: raise OgmError(f'images with two mosaics of factor {ds.factor} cannot be cut with factor {f}')
-    cells = unpack_colours(ds.images.float(), f, 255.) if ds.chroma > 1 else unstitch(ds.images, f).float(); n = len(cells)//max(1, len(ds))
-    return replace(ds, images=resize(cells, ds.size).round().clamp(0, 255).byte(), labels=ds.labels.repeat_interleave(n), factor=1, chroma=1, config=ds.config | dict(unfolded=f))
+    cells = lambda x: unpack_colours(x.float(), f, 255.) if ds.chroma > 1 else unstitch(x, f).float()
+    images = _in_parts(lambda x: resize(cells(x), ds.size).round().clamp(0, 255).byte(), ds.images); n = len(images)//max(1, len(ds))
+    return replace(ds, images=images, labels=ds.labels.repeat_interleave(n), factor=1, chroma=1, config=ds.config | dict(unfolded=f))
 
 # %% ../nbs/08_distilled.ipynb #60644e00
 def join(*sets, # `DistilledSet`s of the same classes and sides, at least one
@@ -161,7 +171,7 @@ def card(ds, # a `DistilledSet`
     rows = '\n'.join(f'| {i} | {_md(c)} | {_md(j)} |' for i, (c, j) in enumerate(zip(ds.classes, ds.ids or ['–']*len(ds.classes))))
     grid = f' Each image is a grid of {ds.factor} × {ds.factor} patches.' if ds.factor > 1 else ''
     if ds.chroma > 1: grid = f' Each image holds two grids of {ds.factor} × {ds.factor} patches: the brightness of one in red, of the other in green, the colours of both, at half the resolution, in blue (Y, Cb and Cr as in JPEG; of each patch Cb and then Cr). `unfold(DistilledSet.load("RUN"))`, also of `ogm.distilled`, gives them as images of their own.'
-    if ds.config.get('unfold') is True: grid += ' It was made for students that see each patch by itself, enlarged to the side of the image.'
+    if ds.config.get('unfold') is True and 'unfolded' not in ds.config: grid += ' It was made for students that see each patch by itself, enlarged to the side of the image.'
     if ds.levels < 256: grid += f' A value is one of {ds.levels} levels.'
     made = json.dumps({k: v for k, v in ds.config.items() if isinstance(v, (str, int, float, bool))}).replace('`', "'")
     r = lambda t: '[' + ', '.join(f'{v:.4f}' for v in t) + ']'
@@ -181,7 +191,7 @@ def check_free(run:str|Path, # run directory
               ): # returns nothing
     "Raises `OgmError` when something lies in the place of a set's parts that `save` did not write."
     run = Path(run)
-    if finished(run) or any((run/p).exists() for p in ('.saving', 'work/settings.json')): return
+    if finished(run) or any((run/p).exists() for p in ('.saving', 'work/settings.json', '.before')): return
     if foreign := [n for n in PARTS if (run/n).exists()]: raise OgmError(f'{str(run/foreign[0])!r} is in the way, and was not written by ogm: choose another directory for the set')
 
 # %% ../nbs/08_distilled.ipynb #c368659a
@@ -192,36 +202,41 @@ def _images(path, files, kind, ds):
         (path/folder_name(l, ds.classes[l])/f'{seen[l]:05d}.{kind}').write_bytes(b); seen[l] += 1
 
 # %% ../nbs/08_distilled.ipynb #9d11eec0
+def _described(ds, run): # what `ogm.json` will say, checked as a reader would
+    h, w = ds.images.shape[2:]; floats = lambda v: [float(x) for x in (v.tolist() if hasattr(v, 'tolist') else v)]
+    if not len(ds) or h != w or not is_number(ds.factor, 1, h, whole=True): raise OgmError(f'{str(run)!r} is not written: ' + ('the set has no images' if not len(ds) else f'images of {h} × {w} px with factor {ds.factor!r}; they must be square, and the factor no larger than their side'))
+    info = dict(format='ogm', format_version=1, classes=list(map(str, ds.classes)), ids=list(map(str, ds.ids)) if ds.ids else None, mean=floats(ds.mean), std=floats(ds.std), factor=int(ds.factor), chroma=ds.chroma, size=w, ipc=ds.ipc, image_bytes=0, label_bytes=4*len(ds)) | provenance(config=ds.config)
+    _believable(info, run, 'it is not written, give another'); _as_text(run, info); return info
+
 def _save(self, run, # directory; created
           overwrite=False, # replace a finished set
          )->Path: # the directory
-    "Write the artifact. Raises `OgmError` when `run` is finished already, holds other things in its place, or cannot be written."
+    "Write the artifact. Raises `OgmError` when `run` is finished already or holds other things in its place, and when the set could not be read back or written; a finished set is lost in neither case."
     run = Path(run); check_free(run)
     if finished(run) and not overwrite: raise OgmError(f'{str(run)!r} already holds a finished set: choose another directory or pass overwrite')
+    kind = 'webp' if self.levels < 256 else 'png'; info, files = _described(self, run), [_encode(x, kind) for x in self.images.cpu()]
     with whole(run/'.saving') as mark: mark.touch()
     (run/'ogm.json').unlink(missing_ok=True)
-    kind = 'webp' if self.levels < 256 else 'png'; files = [_encode(x, kind) for x in self.images.cpu()]
     with whole(run/'images') as tmp: _images(tmp, files, kind, self)
     with whole(run/'data') as tmp: tmp.mkdir(); _write_parquet(tmp/'train.parquet', files, self)
     with whole(run/'README.md') as tmp: tmp.write_text(card(self), encoding='utf-8')
-    shown = mosaics(self); save_grid(run/'preview.png', shown.images[by_class(shown)], ncol=min(10, max(1, shown.ipc)))
-    info = dict(format='ogm', format_version=1, classes=list(map(str, self.classes)), ids=self.ids, mean=list(self.mean), std=list(self.std),
-                factor=self.factor, chroma=self.chroma, size=self.size, ipc=self.ipc, image_bytes=sum(map(len, files)), label_bytes=4*len(self))
-    write_json(run/'.saving', info | provenance(config=self.config)); (run/'.saving').replace(run/'ogm.json') # the mark goes and the end comes in one stroke
+    shown = mosaics(_part(self, by_class(self))); save_grid(run/'preview.png', shown.images[by_class(shown)], ncol=min(10, max(1, self.ipc*self.chroma)))
+    write_json(run/'.saving', info | dict(image_bytes=sum(map(len, files)))); (run/'.saving').replace(run/'ogm.json') # the mark goes and the end comes in one stroke
     return run
 
 DistilledSet.save = _save
 
 # %% ../nbs/08_distilled.ipynb #b79e94e9
-def _believable(info, file):
-    "Raise `OgmError` for a description that `save` cannot have written."
+def _believable(info, file, cure='fetch the set again'):
+    "Raise `OgmError` for a description that nobody could read."
     if not isinstance(info, dict): raise OgmError(f'{str(file)!r} does not describe a distilled set')
     three = lambda v, lo: isinstance(v, list) and len(v) == 3 and all(is_number(x, lo, 1e6) for x in v)
     names = lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v)
+    if info.get('format', 'ogm') != 'ogm' or info.get('format_version', 1) != 1: raise OgmError(f'{str(file)!r} is of format {info.get("format")!r}, version {info.get("format_version")!r}, which is not known here: read it with a newer ogm')
     good = dict(classes=lambda v: names(v) and len(v), ids=lambda v: v is None or names(v) and len(v) == len(info['classes']), mean=lambda v: three(v, -1e6), std=lambda v: three(v, 1e-6),
                 factor=lambda v: is_number(v, 1, 8192, whole=True), chroma=lambda v: v in (1, 2) and is_number(v, whole=True), config=lambda v: isinstance(v, dict)); info.setdefault('chroma', 1) # which older sets do not have
     for k, ok in good.items():
-        if k not in info or not ok(info[k]): raise OgmError(f'{str(file)!r} has no usable {k} ({repr(info.get(k))[:40]}): fetch the set again')
+        if k not in info or not ok(info[k]): raise OgmError(f'{str(file)!r} has no usable {k} ({repr(info.get(k))[:40]}): {cure}')
 
 # %% ../nbs/08_distilled.ipynb #c4d6e5e1
 def _cells(file):

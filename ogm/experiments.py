@@ -9,13 +9,13 @@ __all__ = ['RECIPES_', 'make_images', 'run_row', 'read_rows', 'scores_of', 'run_
 import dataclasses, json, resource, sys, time
 from pathlib import Path
 import torch
-from .cli import IMAGES, counts, get_teacher, remember
+from .cli import IMAGES, _lock, _possible, counts, get_teacher, remember
 from .core import OgmError, Stopped, distributed, file_name, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
 from .distilled import DistilledSet, finished, join, unfold
 from .evaluation import Score, evaluate, same_order
 from .gradients import match_layers, real_target
-from .models import load_teacher
+from .models import build, load_teacher
 from .rded import make_start, missed_set
 from .synthesis import ROWS, Row, Settings, called, distill, find_row
 from .training import accuracy, build_seeded, channel_stats, get_recipe, train
@@ -66,6 +66,11 @@ def _other(old, row, seed, epochs, source, teacher, amp): # the first thing in w
     words = dict(n_train='number of training images', n_val='number of validation images', epochs='number of epochs')
     return next((words.get(k, k) for k in was if was[k] != now[k]), '')
 
+def _chosen(name, row, ipc): # how many images of a class are real ones
+    few = round(row.missed*ipc)
+    if row.missed and not 0 < few < ipc: raise OgmError(f'{name!r}: {row.missed:g} of {ipc} image{"s"*(ipc > 1)} a class are {few}: give a share that leaves at least one of either kind')
+    return few
+
 def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             source, # `Source` of real images
             teacher, # frozen `Teacher`
@@ -88,10 +93,10 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if odd := _other(old, row, seed, epochs, source, teacher, amp): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
     if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
-    few = round(row.missed*ipc)
-    if row.missed and not 0 < few < ipc: raise OgmError(f'{name!r}: {row.missed:g} of {ipc} image{"s"*(ipc > 1)} a class are {few}: give a share that leaves at least one of either kind')
+    few = _chosen(name, row, ipc)
     ds, cost = (None, {}) if whole else make_images(source, teacher, row, ipc - few, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
+    if ds: ds.config |= dict(seed=seed, source=source.name, images=source.digest(), arch=teacher.arch, teacher=dict(sha256=teacher.sha256(), accuracy=teacher.accuracy)) | (dict(unfold=True) if row.unfold else {}) # for who finds it, as `ogm distill` says it
     if ds and rank() == 0: ds.save(images/'set', overwrite=True)
     shown = source.train if whole else unfold(ds) if row.unfold else ds
     if few: shown = join(shown, unfold(_beside(source, teacher, ds, row, few, seed, device, images/'missed')))
@@ -191,16 +196,18 @@ def run_table(data:str='digits', # as for `ogm distill`
               amp:bool=False, # students in bfloat16, which a wide one does in less time
              ):
     "Run every row that has no file yet. Raises `OgmError` on counts and labels that cannot be, and as `run_row` does."
-    dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r) for r in _names(recipes)]; ipcs, labels = counts(ipc), tuple(labels.split(','))
+    dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r, epochs=epochs) for r in _names(recipes)]; ipcs, labels = counts(ipc), tuple(labels.split(','))
     if odd := {*labels} - {'hard', 'soft'}: raise OgmError(f'unknown labels {min(odd)!r}: choose hard, soft or both')
-    src = hold_out(open_source(data), holdout)
-    if not teacher: remember(out, {IMAGES: src.digest(), 'arch': arch, 'teacher_epochs': teacher_epochs, 'seed': seed})
-    t = load_teacher(teacher, src, device=dev) if teacher else get_teacher(src, '', arch, teacher_epochs, seed, dev, out/'work'); print(src, t, sep='\n', flush=True)
-    for n in ipcs:
-        for name in rows:
-            for student in students.split(',') if students else [t.arch]:
-                r = run_row(name, src, t, n, out, seeds=seeds, labels=labels, recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp)
-                print(f"ipc {r['ipc']}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
+    with _lock(out):
+        src = hold_out(open_source(data), holdout); [build(a, src.n_classes, src.size) for a in filter(None, [arch if not teacher else '', *students.split(',')])]
+        for row, n in ((find_row(r), n) for r in rows for n in ipcs): row.init == 'whole' or _possible(src, row.init, n - _chosen(row.title, row, n), row.factor, row.chroma, None if row.synthesis is None else Settings(**row.synthesis))
+        if not teacher: remember(out, {IMAGES: src.digest(), 'arch': arch, 'teacher_epochs': teacher_epochs, 'seed': seed})
+        t = load_teacher(teacher, src, device=dev) if teacher else get_teacher(src, '', arch, teacher_epochs, seed, dev, out/'work'); print(src, t, sep='\n', flush=True)
+        for n in ipcs:
+            for name in rows:
+                for student in students.split(',') if students else [t.arch]:
+                    r = run_row(name, src, t, n, out, seeds=seeds, labels=labels, recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp)
+                    print(f"ipc {r['ipc']}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #b52e7d39
 def run_curves(data:str='digits', # training images, as for `ogm distill`
@@ -233,3 +240,4 @@ if __name__ == '__main__' and not hasattr(sys, 'ps1') and sys.argv[0].endswith('
     args = vars(anno_parser(f, f'python -m ogm.experiments{" curves"*(f is run_curves)}').parse_args(sys.argv[1 + (f is run_curves):]))
     try: f(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
     except (OgmError, Stopped) as e: sys.exit(f'ogm: {e}')
+    except KeyboardInterrupt: print('ogm: stopped; repeat the command to continue', file=sys.stderr); sys.exit(130)

@@ -102,7 +102,7 @@ def _weights(start, length, n_in, n_out): # (B,), (B,) -> (B, n_out, n_in), the 
     return a / a.sum(-1, keepdim=True)
 
 def crop_resize(x:torch.Tensor, # (n, c, H, W), float
-                boxes:torch.Tensor, # (n, 4): top, left, height, width in px, one box an image
+                boxes:torch.Tensor, # (n, 4): top, left, height, width in px, one box an image and within it
                 size:int|tuple, # side, or (height, width), of the result in px
                )->torch.Tensor: # (n, c, *size)
     "Cut one box from each image and resize it, bilinear with antialiasing; differentiable in `x`. Raises `OgmError` for integer images."

@@ -13,8 +13,8 @@ from .core import OgmError
 def stable_rank(G:torch.Tensor, # (..., m, n) one matrix or a batch
                )->torch.Tensor: # (...), from 1 (one direction) to min(m, n) (all alike); 0 for a zero matrix
     "‖G‖_F² / ‖G‖₂²: how many directions carry the energy."
-    s2 = torch.linalg.svdvals(G.detach())**2
-    return torch.nan_to_num(s2.sum(-1)/s2.amax(-1))
+    s = torch.linalg.svdvals(G.detach().double()); s2 = (s/s.amax(-1, keepdim=True))**2
+    return torch.nan_to_num(s2.sum(-1)).to(G.dtype)
 
 # %% ../nbs/04_polar.ipynb #a251bfdd
 def _roots(lam, eps, tol):
@@ -123,7 +123,9 @@ def _newton(X, eps, work, method):
     for k in range(10):
         Pi = Pi.bmm(Pi)
         if k % 2: Pi = Pi/_trace(Pi).clamp(min=tiny)
-    lam = (A*Pi).sum((-2, -1), keepdim=True); c = ((1.01 + eps**2)*lam).clamp(min=tiny)
+    lam = (A*Pi).sum((-2, -1), keepdim=True)
+    if not lam.is_cuda and not lam.isfinite().all(): raise torch.linalg.LinAlgError('not finite')
+    c = ((1.01 + eps**2)*lam).clamp(min=tiny)
     Y, Z = (A + eps**2*lam*I)/c, I
     for a, b in _cubics(eps): T = torch.baddbmm(I, Z, Y, beta=a, alpha=-b); Y, Z = Y.bmm(T), T.bmm(Z)
     Z = torch.where(lam > 0, Z/c.sqrt(), 0)
@@ -166,8 +168,8 @@ class _Polar(torch.autograd.Function):
 
 # %% ../nbs/04_polar.ipynb #351ebe51
 def _method(G, eps, method):
-    if eps < 0 or method not in (None, 'gram', 'svd', 'newton'):
-        raise OgmError(f"polar takes eps >= 0 and method 'gram', 'svd' or 'newton', got {eps} and {method!r}")
+    if not 0 <= eps < float('inf') or method not in (None, 'gram', 'svd', 'newton'):
+        raise OgmError(f"polar takes a finite eps >= 0 and method 'gram', 'svd' or 'newton', got {eps} and {method!r}")
     if method == 'newton' and eps < 1e-4: raise OgmError(f"polar's method 'newton' needs a damping eps of at least 1e-4, got {eps}: use 'gram'")
     if method: return method
     if G.dtype == torch.float64 and eps < 1e-6: return 'svd'
@@ -235,7 +237,7 @@ def _polynomial(X, steps):
 def newton_schulz(G:torch.Tensor, # (..., m, n) one matrix or a batch
                   steps:int=5, # iterations
                   dtype:torch.dtype|None=None, # working precision, e.g. torch.bfloat16 as in the public Muon; None keeps that of `G`
-                 )->torch.Tensor: # same shape and dtype; singular values about 0.68 to 1.20, small ones less
+                 )->torch.Tensor: # same shape and dtype; singular values about 0.68 to 1.20, small ones less; zeros where the norm is beyond the working precision
     "Muon's quintic Newton–Schulz iteration: roughly Equation 19, by matrix products alone."
     a, b, c = _ABC; tall = G.shape[-2] > G.shape[-1]
     X = (G.mT if tall else G).to(dtype or G.dtype)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torchvision.transforms.v2 import functional as TF
 from .core import CHECKPOINT_SECONDS, OgmError, address_seed, load_tensors, pick_device, progress, rank, rng, save_tensors, sum_ranks, world_size
-from .data import decode, in_workers
+from .data import decode, in_workers, is_number
 from .distilled import DistilledSet, unfold
 from .models import denormalize, match_classes, normalize
 from .patches import crop_resize, fit_boxes, pack_colours, resize, stitch, unstitch
@@ -27,8 +27,8 @@ def default_factor(size:int, # side of an image, px
 
 def _check_request(split, ipc, factor, size, n_crops=1):
     "Raise what is impossible, and return the number of crops a class."
-    if int(ipc) != ipc or ipc < 1: raise OgmError(f'ipc must be a whole number from 1, not {ipc}')
-    if int(factor) != factor or factor < 1: raise OgmError(f'factor must be a whole number from 1, not {factor}')
+    if not is_number(ipc, 1, whole=True): raise OgmError(f'ipc must be a whole number from 1, not {ipc!r}')
+    if not is_number(factor, 1, whole=True): raise OgmError(f'factor must be a whole number from 1, not {factor!r}')
     if factor > size: raise OgmError(f'factor {factor} is larger than the image ({size} px): choose a smaller factor')
     few = torch.bincount(split.labels, minlength=split.n_classes); n, c = int(few.min()), int(few.argmin()); need = ipc*factor**2
     if n == 0: raise OgmError(f'class {split.classes[c]!r} has no images: add some or remove the class')
@@ -111,6 +111,7 @@ def select(scores:torch.Tensor, # (images, crops), low is good
 
 # %% ../nbs/09_rded.ipynb #78cc8749
 def _fill(x, size): # repeat the last row and column up to `size`
+    if x.shape[-2:] == (size, size): return x
     i, j = (torch.arange(size).clamp(max=n - 1) for n in x.shape[-2:])
     return x[..., i[:, None], j]
 
@@ -184,7 +185,7 @@ def rded(source, # `Source`: RDED picks from its training images
     if batch_size is None: batch_size = 200 if teacher.device.type != 'cpu' else min(200, max(2, 2**20//size**2//n_crops)*n_crops)
     need = _check_request(split, ipc, factor, size, n_crops); C, cell = split.n_classes, size//factor
     rows, places = _candidates(split, max(n_images, need), seed)
-    key = [teacher.sha256(), factor, n_crops, seed, batch_size, hashlib.sha256(rows.numpy().tobytes() + split.labels[rows].numpy().tobytes()).hexdigest()] if work else None
+    key = [teacher.sha256(), factor, n_crops, seed, batch_size, split.digest(), hashlib.sha256(rows.numpy().tobytes()).hexdigest()] if work else None
     s = _scores(split, rows, teacher, cell, n_crops, seed, batch_size, workers, work, key)
     chosen = [select(s[p], need) for p in places]
     winners = torch.cat([torch.stack([p[i], k, torch.full_like(k, c), torch.arange(need)], 1) for c, (p, (i, k)) in enumerate(zip(places, chosen))])
@@ -253,12 +254,13 @@ def herd(z:torch.Tensor, # (n, d) features of one class
 def penultimate(teacher, # frozen `Teacher`
                 x:torch.Tensor, # (n, 3, s, s) normalised images
                )->torch.Tensor: # (n, d)
-    "Features: what enters the last linear layer. Raises `OgmError` when there is none."
+    "Features: what enters the linear layer that is called last. Raises `OgmError` when there is none."
     heads = [m for m in teacher.net.modules() if isinstance(m, torch.nn.Linear)]
     if not heads: raise OgmError(f'{teacher.arch} has no linear layer whose inputs could be compared: choose another teacher or another start')
-    seen = []; hook = heads[-1].register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    seen = []; hooks = [m.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0])) for m in heads]
     try: teacher(x)
-    finally: hook.remove()
+    finally: [h.remove() for h in hooks]
+    if not seen: raise OgmError(f'{teacher.arch} does not call its linear layers: choose another teacher or another start')
     return seen[-1].flatten(1)
 
 WIDE = 4096 # most numbers of a feature that are kept

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch, torch.nn.functional as F
 from .core import OgmError, Stopped, any_rank, barrier, changes_in, gather_ranks, load_tensors, pick_device, progress, rank, rng, save_tensors, stop_signals, sum_ranks, world_size, write_json
-from .data import is_number
+from .data import MEMORY, is_number
 from .distilled import DistilledSet, unfold
 from .gradients import MATCHERS, class_gradients, match_layers, matrix_shape, measure, real_target, running_mean, watch, weight_layers
 from .loss import class_distance, ogm_loss, orient
@@ -24,6 +24,9 @@ from .training import Novices
 
 # %% ../nbs/12_synthesis.ipynb #dba9afd0
 CHOICES = dict(view=['kernel', 'channel'], matcher=[*MATCHERS], reduction=['sum', 'mean'])
+
+_WORDS = dict(eta_share='1, 1/2, 1/3, … of the classes', levels='a whole number from 2 to 256', lr='a number above 0', eps='a number from 0 to below 1', layers='a regular expression, or nothing', betas='two numbers from 0 to below 1', scale='two areas above 0, the smaller one first',
+              **{k: 'a whole number from 1' for k in ('batch', 'novices', 'age', 'eta_images')}, **{k: 'a whole number from 0' for k in ('iters', 'eta_layers', 'pupils')}, seed='a whole number', **{k: 'a number from 0' for k in ('gamma', 'eta')}) # what can be given where it is not a choice
 
 @dataclass
 class Settings:
@@ -45,7 +48,7 @@ class Settings:
     novices:int=4 # how many of them take turns
     age:int=100 # updates after which one gives way to a newborn
     eta_layers:int=0 # how many of their last layers have their gradients compared; 0: all
-    eta_share:float=1. # share of the classes that a step compares: 1, 1/2, 1/3, ...
+    eta_share:float=1. # share of the classes that a step compares: 1, 1/2, 1/3, …
     eta_images:int=32 # real images of each class that a step compares with
     eta_augment:bool=False # novices see synthetic and real images changed alike, see `siamese`
     pupils:int=0 # from the second batch on, novices of this age that learn from the images made so far, see `Novices.pupils`; 0: as in the first
@@ -56,11 +59,14 @@ class Settings:
     def __post_init__(self):
         for k in ('betas', 'scale'):
             if isinstance(getattr(self, k), list): setattr(self, k, tuple(getattr(self, k)))
+        for f in dataclasses.fields(self): # numbers of other libraries become Python's, which a file can hold
+            v = getattr(self, f.name)
+            if f.type in (int, float) and is_number(v, whole=f.type is int): setattr(self, f.name, f.type(v))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
         for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_images=n(self.eta_images, 1, 2**20, whole=True), pupils=n(self.pupils, 0, 2**40, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
                           **{k: getattr(self, k) in v for k, v in CHOICES.items()}, scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views', 'eta_augment')}).items():
-            if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: ' + (f'choose one of {", ".join(CHOICES[k])}' if k in CHOICES else 'see the settings of synthesis'))
+            if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: ' + (f'choose one of {", ".join(CHOICES[k])}' if k in CHOICES else f'give {_WORDS.get(k, "True or False")}'))
         if not self.eta and (odd := [k for k, v in YOUNG.items() if getattr(self, k) != v]): raise OgmError(f'{odd[0]} = {getattr(self, odd[0])} is of the novices, which have no weight: give --eta a value above 0')
 
 YOUNG = {k: getattr(Settings, k) for k in ('novices', 'age', 'eta_layers', 'eta_share', 'eta_images', 'eta_augment', 'pupils')} # what speaks of novices only, and its defaults
@@ -158,7 +164,7 @@ class Synthesis:
         if self.novices: fits_memory(novices.at(0), min(settings.batch*world_size(), len(start.labels.unique())), settings)
         self.start, self.s, self.device, (self.lo, self.hi) = start, settings, torch.device(device), teacher.bounds()
         self.b, self.t, self.past, self.log, self.finished = 1, 0, None, [], []
-        self.load_batch()
+        self.key = None; self.load_batch()
 
     @property
     def size(self)->int: # images in a whole batch, over all ranks
@@ -205,9 +211,16 @@ def check_pupils(labels:torch.Tensor, # (n,) int64: of all images, in their orde
     n = -(-len(labels)//size)
     if s.pupils and _untaught(labels, size, n): raise OgmError(f'pupils = {s.pupils} learn from earlier batches that have images of every class, and {len(labels)} images in {n} batch{"es"*(n > 1)} have none: make smaller batches (--batch) or more images, or leave pupils at 0')
 
+def _n_cells(self): # of an image, as novices see it
+    return 2**(self.start.chroma > 1)*self.start.factor**2 if self.s.patch_views else 1
+
+def _latest(labels, n): # rows of the latest images of each class, of all classes together about `n`
+    few = max(1, n//len(labels.unique())); return torch.cat([(labels == c).nonzero().flatten()[-few:] for c in labels.unique()]).sort().values
+
 def _taught(self): # the novices of this batch
     if not (self.novices and self.s.pupils) or _untaught(self.start.labels, self.size, self.b): return self.novices
-    made = dataclasses.replace(self.start, images=torch.cat(self.finished), labels=self.start.labels[:(self.b-1)*self.size])
+    rows = _latest(self.start.labels[:(self.b-1)*self.size], MEMORY//(3*self.start.size**2*_n_cells(self)))
+    made = dataclasses.replace(self.start, images=torch.stack([self.finished[r//self.size][r%self.size] for r in rows.tolist()]), labels=self.start.labels[rows])
     return self.novices.pupils((unfold(made) if self.s.patch_views else made).split, self.s.pupils)
 
 # %% ../nbs/12_synthesis.ipynb #4f01029b
@@ -331,8 +344,8 @@ Synthesis.step, Synthesis.advance = _step, _advance
 # %% ../nbs/12_synthesis.ipynb #648f14e3
 def _fingerprint(self):
     h = hashlib.sha256(json.dumps(dataclasses.asdict(self.s) | dict(batch=self.size)).encode()) # of all ranks, however they share it
-    for t in (self.start.images, self.start.labels): h.update(t.contiguous().numpy().tobytes())
-    return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '') + ' 4:2:0'*(self.start.chroma > 1)
+    for t in (self.start.images, self.start.labels): h.update(t.contiguous().numpy())
+    return h.hexdigest() + self.teacher.sha256()[:16] + (self.novices.digest()[:16] if self.novices else '') + (f' {called(self.extra)}' if self.extra else '') + ' 4:2:0'*(self.start.chroma > 1) + f' {self.start.factor}²'*(self.start.factor > 1 and self.s.patch_views)
 
 def _state(self):
     m = self.adam.state.get(self.x, {})
@@ -352,7 +365,7 @@ def _batch_file(work, b): return Path(work)/f'batch-{b:05d}.safetensors'
 
 def _save_state(self, work):
     "Write the checkpoint, and the batches finished since the last one."
-    state = self.state() if not self.done else {}
+    state = self.state() if not self.done else {}; self.key = self.key or _fingerprint(self)
     if rank() > 0: return
     for b, images in enumerate(self.finished, 1):
         if not _batch_file(work, b).exists(): save_tensors(_batch_file(work, b), {'images': images}, key=self.key)
@@ -469,6 +482,7 @@ def _seen_apart(row, name): # checked: packed images are not for students as the
     if not is_number(row.missed, 0, 1) or row.missed == 1: raise OgmError(f'{name!r}: missed must be a share from 0 to below 1, not {row.missed!r}')
     if row.missed and not row.unfold: raise OgmError(f'{name!r}: students see what others miss beside cells of another size: add unfold=True')
     if row.chroma not in (1, 2) or row.chroma == 2 and not row.unfold: raise OgmError(f'{name!r}: chroma must be 1, or 2 for two mosaics in one image, which students can only see cell by cell: add unfold=True')
+    if row.chroma == 2 and (row.synthesis or {}).get('patch_views') is False: raise OgmError(f'{name!r}: two mosaics in one image cannot be looked at whole: leave patch_views on, or chroma at 1')
     return row
 
 def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a `Row` is its own
