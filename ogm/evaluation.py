@@ -6,13 +6,13 @@
 __all__ = ['Score', 'same_order', 'default_arch', 'evaluate', 'Difference', 'compare', 'hlr', 'ior', 'table']
 
 # %% ../nbs/13_evaluation.ipynb #d01fba26
-import hashlib, json, math, statistics
+import hashlib, json, math, statistics, torch
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from .core import OgmError, pick_device, provenance, rank, read_json, seeded, write_json
-from .data import Split, is_number
-from .models import build, usual_arch
+from .data import CHECKED, MEMORY, Split, is_number
+from .models import build, match_classes, usual_arch
 from .training import get_recipe, train
 
 # %% ../nbs/13_evaluation.ipynb #fed018db
@@ -28,6 +28,7 @@ class Score:
     name:str='' # what was evaluated
     curves:list=field(default_factory=list) # accuracy after each evaluated epoch, one list a seed
     val:str='' # fingerprint of the validation images, see `Split.digest`; '' where it is not known
+    how:dict=field(default_factory=dict) # the recipe as it was trained, field by field, for a name does not tell all; {} where it is not known
 
     @property
     def mean(self)->float: # 0..1
@@ -57,16 +58,23 @@ def default_arch(ds, # `DistilledSet` or `Split`
                  teacher=None, # `Teacher`, if there is one
                 )->str: # the teacher's, else what the set remembers, else by size
     "The student when none is named: the network that the set was made with."
-    known = getattr(teacher, 'arch', None) or getattr(ds, 'config', {}).get('arch')
-    return known or usual_arch(getattr(ds, 'size', 32))
+    config = getattr(ds, 'config', {}); known = getattr(teacher, 'arch', None) or config.get('arch')
+    return known or _buildable(config.get('teacher'), ds) or usual_arch(getattr(ds, 'size', 32))
+
+def _buildable(name, ds): # the name, if it is one that `build` knows: a teacher may be called anything
+    try:
+        with seeded(0, 'shape'): return isinstance(name, str) and build(name, len(ds.classes), ds.size) and name
+    except OgmError: return None
 
 # %% ../nbs/13_evaluation.ipynb #d02ac394
 def _key(ds, val, **kw):
     h = hashlib.sha256(json.dumps(kw, sort_keys=True, default=str).encode())
-    for part in (ds, val):
-        h.update(part.labels.cpu().numpy().tobytes())
-        if getattr(part, 'images', None) is not None: h.update(part.images.cpu().contiguous().numpy().tobytes())
+    for part in (ds, val): h.update(part.labels.cpu().numpy().tobytes()); h.update(_pixels(getattr(part, 'split', part), kw['size']))
     return h.hexdigest()[:24]
+
+def _pixels(split, size): # what its images are; a few are decoded, which training does anyway, and kept
+    if not split.lazy: return split.images.cpu().contiguous().numpy().tobytes()
+    return split.tensor(size).numpy().tobytes() if len(split) <= CHECKED and 3*size*size*len(split) <= MEMORY else split.digest().encode()
 
 def _known(file, key):
     old = read_json(file) if file and Path(file).exists() else {}
@@ -74,6 +82,27 @@ def _known(file, key):
     except (KeyError, TypeError): return {}      # not what `evaluate` wrote: begin anew
     if runs and other: raise OgmError(f'{str(file)!r} holds scores of other images or settings: choose another name, or remove it')
     return runs
+
+# %% ../nbs/13_evaluation.ipynb #13c0de20
+def _seeds(seeds): # -> list of ints
+    try: out = list(range(seeds)) if is_number(seeds, whole=True) else list(seeds)
+    except TypeError: out = [seeds]
+    if not all(is_number(s, whole=True) for s in out) or out == [seeds]: raise OgmError(f'seeds {seeds!r} cannot be: give how many students, or a list of whole numbers')
+    if len({*out}) < len(out): raise OgmError(f'seeds {out} name a student twice, who would count as two: give each once')
+    if not out: raise OgmError('seeds must be at least 1: the score is a mean over students')
+    return [int(s) for s in out]
+
+def _in_order(teacher, *parts): # the teacher with its classes in the order of those who know theirs by name
+    for p in parts:
+        if match_classes(teacher, p)[0] != list(range(teacher.n_classes)): teacher = teacher.aligned((p.classes, p.ids))
+    return teacher
+
+def _plain(settings): # -> dict, as JSON keeps it
+    out = {}
+    for k, v in settings.items():
+        try: out[k] = json.loads(json.dumps(v, default=lambda n: n.item()))
+        except (TypeError, ValueError, AttributeError): raise OgmError(f'{k} = {v!r} cannot be kept with a score: give a number, a truth value or a text') from None
+    return out
 
 # %% ../nbs/13_evaluation.ipynb #16455dc4
 def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, checkpoint, **kw):
@@ -89,8 +118,8 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              labels:str='hard', # 'hard', or 'soft' (needs a teacher)
              *,
              seeds=3, # how many, or a list of seeds
-             arch=None, # the student: a name as for `build`, or a function (classes, side) -> network; None: the network the set was made with
-             teacher=None, # `Teacher` for soft labels; also gives mean, std and size
+             arch=None, # the student: a name as for `build`, or a function (classes, side) -> network, known to `out` by the `repr` of what it builds; None: the network the set was made with
+             teacher=None, # `Teacher` for soft labels, its classes in any order; also gives mean, std and size
              mean:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
              std:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
              size:int|None=None, # side in px; needed when `ds` is a plain `Split`
@@ -100,30 +129,32 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              device=None, # where to compute; None picks
              **kw, # further arguments of `train`: epochs, batch_size, eval_every, …
             )->Score: # accuracies, one a seed
-    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher, images that hold two mosaics each."
+    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher or from one of other classes, a network in place of a function, images that hold two mosaics each."
     if labels not in ('hard', 'soft'): raise OgmError(f"unknown labels {labels!r}: choose 'hard' or 'soft'")
     if labels == 'soft' and teacher is None: raise OgmError('soft labels need a teacher: pass one, or choose hard labels')
     if not len(val): raise OgmError('there are no images to score on: give validation images (--data)')
     if getattr(ds, 'chroma', 1) > 1: raise OgmError('these images hold two mosaics each, with the colours apart, and no student can read them: pass unfold(ds), of ogm.distilled')
     same_order(ds, val); title = recipe if isinstance(recipe, str) else 'custom'
-    recipe, arch, device = get_recipe(recipe), arch or default_arch(ds, teacher), pick_device(device)
+    recipe, seeds, device = get_recipe(recipe), _seeds(seeds), pick_device(device); done = get_recipe(recipe, **{k: v for k, v in kw.items() if k in vars(recipe)})
+    if isinstance(arch, torch.nn.Module): raise OgmError(f'arch is a network, {type(arch).__name__}, and every student needs a new one: give a function (classes, side) -> network')
+    arch, teacher = arch or default_arch(ds, teacher), _in_order(teacher, val, ds) if labels == 'soft' else teacher
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))
     if mean is None or std is None or size is None: raise OgmError('a plain split has no mean, std and size: pass them, or a teacher')
     called = net = arch
     if callable(arch): # known by what it builds, for two functions may have the same name
         with seeded(0, 'shape'): called, net = getattr(arch, '__name__', 'custom'), repr(arch(len(ds.classes), size))
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if len({*seeds}) < len(seeds): raise OgmError(f'seeds {seeds} name a student twice, who would count as two: give each once')
-    if not seeds: raise OgmError('seeds must be at least 1: the score is a mean over students')
-    key = _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw)
+    shown = {k: v for k, v in kw.items() if k != 'on_epoch'} # who looks on changes nothing
+    settings, cells = _plain(recipe.told() | {k: v for k, v in shown.items() if v is not None}), getattr(ds, 'factor', 1)
+    key = _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=shown,
+               **dict(factor=cells) if cells > 1 and (done.shuffle or done.scale == 'factor') else {})
     runs = _known(out, key)
     for s in seeds:
         checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'
         if s not in runs: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, checkpoint=checkpoint, **kw)
-        if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=recipe.told() | {k: v for k, v in kw.items() if v is not None}, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
+        if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=settings, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
         if out and checkpoint and rank() == 0: checkpoint.unlink(missing_ok=True) # the score is on disk
     got = [runs[s] for s in seeds]
-    return Score(title, labels, called, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got], val.digest())
+    return Score(title, labels, called, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got], val.digest(), _plain(done.told()) | {k: v for k, v in settings.items() if k == 'max_steps'})
 
 # %% ../nbs/13_evaluation.ipynb #61d4a744
 @dataclass
@@ -153,7 +184,7 @@ def compare(a:Score, # one score
     A, B = (dict(zip(s.seeds, s.last)) for s in (a, b)); both = [s for s in A if s in B]
     if not both: raise OgmError(f'{a.name or "A"} has seeds {a.seeds}, {b.name or "B"} has {b.seeds}: a paired test needs the same')
     x, y = [A[s] for s in both], [B[s] for s in both]; d = [u - v for u, v in zip(x, y)]
-    p = float(ttest_rel(x, y).pvalue) if len(d) > 1 and len(set(d)) > 1 else math.nan
+    p = float(ttest_rel(x, y).pvalue) if len(d) > 1 and max(d) - min(d) > 1e-9 else math.nan # less is rounding, and no spread
     return Difference(statistics.fmean(d), statistics.stdev(d) if len(d) > 1 else math.nan, p, len(d))
 
 # %% ../nbs/13_evaluation.ipynb #6bf22f75
@@ -167,11 +198,13 @@ def hlr(full:Score, # of the whole set, with hard labels
 
 # %% ../nbs/13_evaluation.ipynb #21e183df
 def ior(distilled:Score, # of the distilled set
-        random:Score, # of randomly chosen images, with the same labels and recipe
+        random:Score, # of randomly chosen images, with the same labels, recipe and student
        )->float: # difference of two accuracies, -1..1
-    "Improvement over random (DD-Ranking), as a fraction; larger is better. Raises `OgmError` when labels, recipes or validation images differ."
+    "Improvement over random (DD-Ranking), as a fraction; larger is better. Raises `OgmError` when labels, recipes, students or validation images differ, as far as the scores know."
     _same_judges(distilled, random)
-    if (distilled.labels, distilled.recipe) != (random.labels, random.recipe): raise OgmError('IOR compares scores with the same labels and recipe')
+    if (distilled.labels, distilled.recipe, distilled.arch) != (random.labels, random.recipe, random.arch): raise OgmError('IOR compares scores with the same labels, recipe and student')
+    a, b = distilled.how, random.how; odd = sorted(k for k in {*a, *b} if a and b and a.get(k) != b.get(k))
+    if odd: raise OgmError(f'IOR compares scores of one recipe, and these differ in {", ".join(f"{k} ({a.get(k)} and {b.get(k)})" for k in odd)}: train both alike')
     return distilled.mean - random.mean
 
 # %% ../nbs/13_evaluation.ipynb #057bff12

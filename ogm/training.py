@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'CHECK_STEPS', 'Recipe', 'get_recipe', 'lr_factor', 'make_
            'fit_teacher', 'Novices']
 
 # %% ../nbs/07_training.ipynb #23083be9
-import copy, dataclasses, hashlib, math, time, warnings
+import copy, dataclasses, hashlib, math, re, time, warnings
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ import torch, torch.distributed as dist, torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from .core import CHECKPOINT_SECONDS, OgmError, Stopped, address_seed, any_rank, changes_in, gather_ranks, pick_device, progress, rank, rng, seeded, stop_signals, sum_ranks, whole, world_size
 from .data import MEMORY, is_number
-from .models import Teacher, build, normalize, usual_arch
+from .models import Teacher, build, match_classes, normalize, usual_arch
 from .optim import Muon
 from .patches import crop_boxes, crop_resize, resize, stitch, unstitch
 
@@ -338,14 +338,14 @@ def accuracy(net, # (b, 3, size, size) -> logits
              batch_size:int=256, # images at a time
              amp:bool=False, # bfloat16
             )->float: # 0..1
-    "Top-1 accuracy in eval mode; leaves the mode as it was."
-    was, device = net.training, next((p.device for p in net.parameters()), torch.device('cpu'))
+    "Top-1 accuracy in eval mode; leaves the mode of every module as it was."
+    was, device = [(m, m.training) for m in net.modules()], next((p.device for p in net.parameters()), torch.device('cpu'))
     net.eval(); right = torch.zeros((), dtype=torch.long, device=device)
     rows = torch.arange(len(split)).tensor_split(world_size())[rank()]
     for x, y in split.batches(size, batch_size, rows):
         with torch.autocast(device.type, torch.bfloat16, enabled=amp): logits = net(normalize(x.to(device, non_blocking=True), mean, std))
         right += (logits.argmax(1) == y.to(device, non_blocking=True)).sum()
-    net.train(was)
+    for m, mode in was: m.training = mode # one by one, for somebody may have frozen a norm
     return sum_ranks(right).item()/max(1, len(split))
 
 # %% ../nbs/07_training.ipynb #2242d9d2
@@ -366,9 +366,12 @@ class History:
         return max(self.acc) if self.acc else None
 
 # %% ../nbs/07_training.ipynb #3906de79
+def _printed(net): # what it is made of, the same in every process and on any number of ranks
+    return re.sub(r' at 0x[0-9a-f]+|(?<=BatchNorm)\dd', '', repr(net).replace('SyncBatchNorm', 'BatchNorm'))
+
 def _key(job, epochs, labels): # what a checkpoint belongs to
     t = job.teacher.sha256() if job.teacher is not None else ''
-    net = [tuple(p.shape) for p in job.net.parameters()]
+    net = _printed(job.net), [tuple(p.shape) for p in job.net.parameters()]
     told = job.recipe, epochs, labels, job.seed, job.factor, job.size, tuple(job.mean), tuple(job.std), t, job.feed.digest(), net
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
@@ -383,7 +386,7 @@ def _resume(path, job, opt, key): # -> (History, losses of the steps of the epoc
     if not path or not Path(path).exists(): return History(), ()
     try: ck = torch.load(path, map_location=job.device, weights_only=True); known = ck['key']
     except Exception as e: raise OgmError(f'{str(path)!r} is not a training checkpoint ({type(e).__name__}): remove it to start anew') from e
-    if known != key: raise OgmError(f'{str(path)!r} belongs to another training (other images, recipe, seed or teacher): remove it or choose another')
+    if known != key: raise OgmError(f'{str(path)!r} belongs to another training (other images, network, recipe, seed or teacher): remove it or choose another')
     job.net.load_state_dict(ck['net']); opt.load_state_dict(ck['opt'])
     begun = ck['begun'] if len(ck['begun']) == world_size() else F.pad(ck['begun'].sum(0, keepdim=True), (0, 0, 0, world_size() - 1)) # other ranks than before
     return History(**ck['history']), begun[rank()].to(job.device).unbind()
@@ -415,6 +418,8 @@ def _teacher_for(labels, teacher, split, device):
     if labels == 'hard': return None
     if teacher is None: raise OgmError('soft labels need a teacher: give --teacher or choose hard labels')
     if teacher.n_classes != split.n_classes: raise OgmError(f'the teacher has {teacher.n_classes} classes and the images {split.n_classes}: align it first')
+    if odd := next(((k, c) for k, c in enumerate(match_classes(teacher, split)[0]) if c != k), None):
+        raise OgmError(f"the images' class {odd[0]}, {split.classes[odd[0]]!r}, is number {odd[1]} of the teacher's, which has the same classes in another order: align it first")
     return teacher.to(device)
 
 # %% ../nbs/07_training.ipynb #aa8a90f9
@@ -491,7 +496,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
     if recipe.steps: max_steps, recipe = min(recipe.steps, max_steps or recipe.steps), dataclasses.replace(recipe, epochs=recipe.steps)
     if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
-    channels_last = device.type == 'cpu' and not amp if channels_last is None else channels_last
+    channels_last = (device.type == 'cpu' and not amp if channels_last is None else channels_last) and all(t.dim() != 5 for t in [*net.parameters(), *net.buffers()]) # torch has no such layout for volumes
     net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     job = _Job(_synced(net, device), feed, recipe, mean, std, size, teacher, seed, factor, amp, channels_last)
     measure = lambda: accuracy(job.net, val, mean=mean, std=std, size=size, amp=amp)
@@ -511,6 +516,10 @@ def for_few(recipe:Recipe, # for sets of usual size
     return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr*batch/recipe.batch_size)
 
 # %% ../nbs/07_training.ipynb #ce8aab98
+def _chosen(recipe, kw): # names of what somebody has set; who gives a recipe of his own has set all of it
+    if not isinstance(recipe, str) or recipe.partition(':')[0] != 'teacher': return {*vars(RECIPES['teacher'])}
+    return {*changes_in(recipe, RECIPES['teacher'])} | {k for k, v in kw.items() if v is not None}
+
 def _auto_epochs(n, batch_size): return min(100, max(20, math.ceil(600*batch_size/n)))
 
 def _report(arch, verbose): # early news: a hopeless teacher shows after the first epochs
@@ -530,10 +539,10 @@ def _warn_near_chance(h, n_classes, n): # on the images it did not see, or on th
 def fit_teacher(source, # a `Source`
                 arch:str=None, # None: 'convnet3' up to 64 px, else 'resnet18'
                 *,
-                epochs:int=None, # None: by the number of images
+                epochs:int=None, # None: the recipe's if somebody has set them, else by the number of images
                 width:int=None, # of an automatic ConvNet-3
                 size:int=None, # side of the input; None: the source's
-                recipe='teacher', # a name in `RECIPES`, or a `Recipe`
+                recipe='teacher', # a name in `RECIPES`, or a `Recipe`; all but 'teacher' is taken as it is
                 seed:int=0, # of weights, order and augmentation
                 device=None, # as for `pick_device`
                 checkpoint=None, # file to continue from and to write to
@@ -541,12 +550,12 @@ def fit_teacher(source, # a `Source`
                 **kw, # further arguments of `train` and fields of the recipe
                )->Teacher: # frozen, with the accuracy after the last epoch
     "Train a teacher on `source.train`, measure it on `source.val`. Raises `OgmError` as `build` and `train` do; warns near chance."
-    size = size or source.size; r = for_few(get_recipe(recipe), len(source.train), kw)
+    size, r = size or source.size, get_recipe(recipe); chosen = _chosen(recipe, kw); r, steps = for_few(r, len(source.train), chosen), r.steps or kw.get('steps')
     arch = arch or usual_arch(size) + (f'-w{width}' if width and size <= 64 else '')
     mean, std = channel_stats(source.train, size)
     net = build_seeded(arch, len(source.classes), size, seed)
-    if epochs is None and not r.steps: epochs = _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
-    kw = dict(eval_every=1 if verbose and (epochs or 30) < 30 else None, on_epoch=_report(arch, verbose), desc=f'teacher {arch}') | kw
+    if epochs is None and not (steps or 'epochs' in chosen): epochs = _auto_epochs(len(source.train), kw.get('batch_size') or r.batch_size)
+    kw = dict(eval_every=1 if verbose and not steps and (epochs or r.epochs) < 30 else None, on_epoch=_report(arch, verbose), desc=f'teacher {arch}') | kw
     h = train(net, source.train, r, mean=mean, std=std, size=size, val=source.val if len(source.val) else None, seed=seed, device=device, epochs=epochs, checkpoint=checkpoint, **kw)
     _warn_near_chance(h, len(source.classes), len(source.val))
     return Teacher(net, arch, size, mean, std, source.classes, source.ids, h.last)

@@ -136,7 +136,7 @@ def test_every_recipe_on_a_tiny_set(recipe, labels):
     assert h.steps == 5 and len(h.loss) == 5 and h.loss[-1] < 2*h.loss[0] and not net.training
 
 def test_teacher_of_another_size():
-    split, t = blobs(), Teacher(build_seeded('convnet2-w8', 3, 16), 'convnet2-w8', 16, (0.4,)*3, (0.3,)*3, 'abc')
+    split, t = blobs(), Teacher(build_seeded('convnet2-w8', 3, 16), 'convnet2-w8', 16, (0.4,)*3, (0.3,)*3, blobs().classes)
     h = train(build_seeded('convnet2-w8', 3, 8), split, 'ogm-basic', labels='soft', teacher=t, epochs=2, amp=True, channels_last=True, **NORM)
     assert h.loss[0] > 0 and h.acc == [] and h.last is None
 
