@@ -12,33 +12,60 @@ import contextlib, hashlib, re, time
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.grad import conv2d_input, conv2d_weight
 from .core import CHECKPOINT_SECONDS, OgmError, load_tensors, progress, rank, save_tensors, sum_ranks, world_size
 from .polar import product
 
 # %% ../nbs/10_gradients.ipynb #9704bc3a
+def _unshared(layers): # name -> layer, as it came
+    weights, owner = {n: m.weight for n, m in layers.items()}, {}
+    for n, w in weights.items():
+        if (other := owner.setdefault(id(w), n)) != n: raise OgmError(f'layers {other!r} and {n!r} share one weight, whose gradient is the sum of theirs: leave them out, or all but one, by a pattern (layers)')
+    return layers
+
 def conv_layers(net:nn.Module, # any network
                 pattern:str|None=None, # regular expression on layer names; None leaves out short cuts only
                )->dict: # name -> nn.Conv2d, in the order of the network
-    "The convolutions to match. Raises `OgmError` when there are none."
+    "The convolutions to match. Raises `OgmError` when there are none, or when two of them share a weight."
     try: pattern and re.compile(pattern)
     except (re.error, TypeError) as e: raise OgmError(f'{pattern!r} is no regular expression ({e}): give one that finds layer names') from e
     keep = (lambda n: re.search(pattern, n)) if pattern else (lambda n: 'downsample' not in n and 'shortcut' not in n)
     layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and keep(n)}
     if not layers: raise OgmError(f'no convolution to match in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
-    return layers
+    return _unshared(layers)
 
 # %% ../nbs/10_gradients.ipynb #4d5e6bd5
+def _written(t): return 0 if t.is_inference() else t._version # how often
+
+class _Seen(dict): # name -> (input, output); `was`: how often they had been written by then
+    def __init__(self): super().__init__(); self.was = {}
+
+def _unharmed(bad, what='output'): # names of layers
+    if bad: raise OgmError(f'the {what} of layer {bad[0]!r} is overwritten in place, so its gradient is not to be had: give the network operations that are not in place (inplace=False)')
+
+def _guarded(G, o, name): # the matrix, whose way back needs the output as it was; the graph holds it as long as this does
+    held, was = [o], _written(o)
+    def check(_): _unharmed([name]*(bool(held) and _written(held.pop()) != was))
+    if G.requires_grad: G.register_hook(check)
+    return G
+
 @contextlib.contextmanager
 def watch(layers:dict, # name -> module
           view:str|None=None): # of pseudo-gradients to work out; None keeps inputs and outputs
-    "Yields a dict that a forward pass inside the block fills with name -> (input, output), or name -> matrix."
-    seen, hooks = {}, []
-    for name, m in layers.items():
-        hooks.append(m.register_forward_hook(lambda m, i, o, name=name: seen.__setitem__(name, (i[0], o) if view is None else layer_gradient(i[0], o, m, view))))
-    try: yield seen
+    "Yields a dict that one forward pass inside the block fills with name -> (input, output), or name -> matrix. Raises `OgmError` when it uses a layer twice or not at all."
+    seen, hooks = _Seen(), []
+    def keep(name, m, x, o):
+        if name in seen.was: raise OgmError(f'layer {name!r} is used twice in a pass, so its gradient is a sum of which only one term is seen: leave it out by a pattern (layers), or give each use a layer of its own')
+        seen.was[name] = _written(x), _written(o); seen[name] = (x, o) if view is None else _guarded(layer_gradient(x, o, m, view), o, name)
+    for name, m in layers.items(): hooks.append(m.register_forward_hook(lambda m, i, o, name=name: keep(name, m, i[0], o)))
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if view is None and torch.is_grad_enabled() else contextlib.nullcontext(): yield seen
     finally:
         for h in hooks: h.remove()
+    if lost := [n for n in layers if n not in seen.was]:
+        raise OgmError(f'the pass does not use {len(lost)} of {len(layers)} layers, {", ".join(map(repr, lost[:3]))}{", …" if lost[3:] else ""}: leave them out by a pattern (layers) or by fewer last layers (eta_layers), and give a compiled network as it was before')
+    if view is None: _unharmed([n for n in layers if n in seen and _written(seen[n][0]) != seen.was[n][0]], 'input')
 
 # %% ../nbs/10_gradients.ipynb #bea4c395
 def _how(m, k): # arguments of the weight gradient of a k-kernel conv
@@ -98,8 +125,8 @@ def layer_gradient(x_in:torch.Tensor, # (n, c_in, H, W), the layer's input
 
 def _seen_as(x_in, x_out, m, view): # (input, output, layer, kernel) in a view
     if isinstance(m.padding, str) or m.padding_mode != 'zeros': raise OgmError(f'padding {m.padding!r} ({m.padding_mode}) is not supported: use zeros and integers')
-    if view == 'kernel': return x_in, x_out, m, m.kernel_size
-    if view == 'channel': return _centre(x_in, m, x_out.shape[2:]), x_out, m, (1, 1)
+    if view == 'kernel' and (m.kernel_size != (1, 1) or m.padding == (0, 0)): return x_in, x_out, m, m.kernel_size
+    if view in ('kernel', 'channel'): return _centre(x_in, m, x_out.shape[2:]), x_out, m, (1, 1)
     raise OgmError(f"unknown view {view!r}: choose 'kernel' or 'channel'")
 
 # %% ../nbs/10_gradients.ipynb #097dbcc1
@@ -124,6 +151,13 @@ def pseudo_gradients(net:nn.Module, # network in evaluation mode
     return {n: G/len(x) for n, G in collect(seen, layers, view).items()}
 
 # %% ../nbs/10_gradients.ipynb #7300f0a1
+def _by_outputs(loss, seen, layers, create_graph): # derivatives of the loss by the layers' outputs
+    outs = [seen[n][1] for n in layers]; _unharmed([n for n, o in zip(layers, outs) if _written(o) != seen.was[n][1]])
+    return torch.autograd.grad(loss, outs, create_graph=create_graph)
+
+def _weigh_conv(x, d, m, k): # true gradient of a k-kernel conv
+    return conv2d_weight(x, (m.out_channels, x.shape[1]//m.groups, *k), d, **_how(m, k)).flatten(1)
+
 def collect_true(loss:torch.Tensor, # scalar, a SUM over images
                  seen:dict, # name -> (input, output), from `watch`
                  layers:dict, # name -> nn.Conv2d
@@ -131,11 +165,8 @@ def collect_true(loss:torch.Tensor, # scalar, a SUM over images
                  create_graph=False, # to differentiate the result once more
                 )->dict: # name -> (c_out, m), summed over images
     "True gradients of the weights, from a pass that was watched (Proposition 1). Raises `OgmError` when a layer's output was overwritten."
-    outs = [seen[n][1] for n in layers]
-    if bad := [n for n, o in zip(layers, outs) if o._version]: raise OgmError(f'the output of {bad[0]!r} is overwritten in place: its true gradient is not to be had')
-    ds = torch.autograd.grad(loss, outs, create_graph=create_graph)
-    weigh = lambda x, d, m, k: conv2d_weight(x, (m.out_channels, x.shape[1]//m.groups, *k), d, **_how(m, k)).flatten(1)
-    return {n: _wide(weigh(*_seen_as(seen[n][0], d, m, view))) for (n, m), d in zip(layers.items(), ds)}
+    ds = _by_outputs(loss, seen, layers, create_graph)
+    return {n: _wide(_weigh_conv(*_seen_as(seen[n][0], d, m, view))) for (n, m), d in zip(layers.items(), ds)}
 
 # %% ../nbs/10_gradients.ipynb #5f3e1bb7
 def true_gradients(net:nn.Module, # network in evaluation mode
@@ -208,8 +239,8 @@ def _accumulate(total, G): # in place: for small batches the sums are as much to
     return total
 
 def _measured(matcher, layers, view, teacher, x, y): # of a batch of bytes; true gradients need a graph, the others none
-    with torch.set_grad_enabled(matcher == 'true'), watch(layers, view if matcher == 'pseudo' else None) as seen:
-        logits = teacher(teacher.normalize(x).requires_grad_(matcher == 'true'))
+    with torch.set_grad_enabled(matcher == 'true'):
+        with watch(layers, view if matcher == 'pseudo' else None) as seen: logits = teacher(teacher.normalize(x).requires_grad_(matcher == 'true'))
         return measure(matcher, seen, layers, view, F.cross_entropy(logits, y, reduction='sum') if matcher == 'true' else None)
 
 # %% ../nbs/10_gradients.ipynb #f4fe9918
@@ -248,14 +279,14 @@ def real_target(split, # real images: a `Split`
 def weight_layers(net:nn.Module, # any network
                   pattern:str|None=None, # regular expression on layer names; None takes all
                  )->dict: # name -> nn.Conv2d or nn.Linear, in the order of the network
-    "The layers with a weight matrix or kernel. Raises `OgmError` when there are none."
+    "The layers with a weight matrix or kernel. Raises `OgmError` when there are none, or when two of them share a weight."
     layers = {n: m for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and (not pattern or re.search(pattern, n))}
     if not layers: raise OgmError(f'no weights to match in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
-    return layers
+    return _unshared(layers)
 
 def _weigh(x, d, m): # gradient of a layer's weight from its inputs and the derivative by its outputs: (c_out, m)
     if not len(x): return m.weight.new_zeros(m.weight.shape).flatten(1)
-    return (d.T @ x if isinstance(m, nn.Linear) else conv2d_weight(x, m.weight.shape, d, **_how(m, m.kernel_size)).flatten(1))
+    return d.flatten(0, -2).T @ x.flatten(0, -2) if isinstance(m, nn.Linear) else _weigh_conv(*_seen_as(x, d, m, 'kernel'))
 
 # %% ../nbs/10_gradients.ipynb #884e97dc
 def _rows_of(y, classes): # of each class, found on the CPU: on a GPU each question would wait for the answer
@@ -268,10 +299,11 @@ def class_gradients(net:nn.Module, # network in evaluation mode
                     layers:dict|None=None, # name -> layer; None takes `weight_layers(net)`
                     create_graph=False, # to differentiate the result by `x`
                    )->dict: # name -> (k, c_out, m), SUM over the images of each class
-    "The gradient of the cross-entropy by every weight, for each class by itself."
+    "The gradient of the cross-entropy by every weight, for each class by itself. Raises `OgmError` when a layer's output was overwritten, or does not have one row an image."
     layers, x = layers or weight_layers(net), x if x.requires_grad else x.detach().requires_grad_()
     with watch(layers) as seen: loss = F.cross_entropy(net(x), y, reduction='sum')
-    ds, of = torch.autograd.grad(loss, [seen[n][1] for n in layers], create_graph=create_graph), _rows_of(y, classes)
+    if odd := [n for n in layers if len(seen[n][0]) != len(y)]: raise OgmError(f'layer {odd[0]!r} has {len(seen[odd[0]][0])} rows for {len(y)} images, which cannot be told class by class: leave it out by a pattern (layers)')
+    ds, of = _by_outputs(loss, seen, layers, create_graph), _rows_of(y, classes)
     return {n: torch.stack([_weigh(seen[n][0][r], d[r], m) for r in of]) for (n, m), d in zip(layers.items(), ds)}
 
 # %% ../nbs/10_gradients.ipynb #6050b480

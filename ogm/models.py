@@ -52,6 +52,11 @@ def _vit_tiny(n_classes, size):
     return torchvision.models.VisionTransformer(size, 4 if size <= 64 else 16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=n_classes)
 
 # %% ../nbs/03_models.ipynb #f95a02e5
+def _not_in_place(net): # the same network, whose layers leave their inputs as they are
+    for m in net.modules():
+        if getattr(m, 'inplace', None) is True: m.inplace = False
+    return net
+
 def _torchvision(arch, n_classes, size):
     if arch == 'vit_tiny': return _vit_tiny(n_classes, size)
     kw = {}
@@ -99,7 +104,7 @@ def build(arch:str, # e.g. 'convnet3-w32', 'resnet18', any torchvision classifie
     try: net = _torchvision(arch, n_classes, size)
     except (ValueError, AssertionError, RuntimeError) as e: raise OgmError(f'{arch} cannot be built for images of {size} px ({" ".join(str(e).split())[:150]})') from e
     if not _accepts(net, size): raise OgmError(f'{arch} needs larger images than {size} px: choose convnet3 or resnet18, or a larger --size')
-    return net
+    return _not_in_place(net)
 
 # %% ../nbs/03_models.ipynb #2daad977
 def usual_arch(size:int, # side of the images in pixels
@@ -136,6 +141,9 @@ class _Pixels: # for a module that has .mean, .std and .device
         return tuple(self.normalize(torch.full((1, 3, 1, 1), v, dtype=torch.uint8, device=self.device)) for v in (0, 255))
 
 # %% ../nbs/03_models.ipynb #6ba85cc6
+def _lay_out(net, layout): # weights and buffers of four dimensions, as `net.to(memory_format=layout)` does it; five have no channels last
+    return net._apply(lambda t: t.to(memory_format=layout) if t.dim() == 4 else t)
+
 class Teacher(_Pixels, nn.Module):
     "A frozen network with all that is needed to use it rightly."
     def __init__(self,
@@ -154,7 +162,7 @@ class Teacher(_Pixels, nn.Module):
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.classes, self.ids = list(map(str, classes)), list(map(str, ids)) if ids else None
         self.register_buffer('columns', None if columns is None else torch.as_tensor(columns), persistent=False)
-        self.eval().requires_grad_(False); self.to()
+        _not_in_place(self).eval().requires_grad_(False); self.to()
     def train(self, mode:bool=True, # accepted for PyTorch's sake
              )->'Teacher': # itself, in evaluation mode whatever was asked
         "Does nothing: a teacher is frozen."
@@ -164,7 +172,7 @@ class Teacher(_Pixels, nn.Module):
           )->'Teacher': # itself
         "Moves the weights, and lays them out as the device likes them: channels last on a CPU."
         was, now = self.device.type, super().to(*args, **kw).device.type
-        if 'cpu' in (was, now): self.net.to(memory_format=torch.channels_last if now == 'cpu' else torch.contiguous_format)
+        if 'cpu' in (was, now): _lay_out(self.net, torch.channels_last if now == 'cpu' else torch.contiguous_format)
         return self
     def forward(self, x:torch.Tensor, # normalised float (b, 3, size, size)
                )->torch.Tensor: # logits (b, n_classes), in the order of `classes`
