@@ -108,9 +108,9 @@ def get_target(source, # `Source` of real images
 
 # %% ../nbs/14_cli.ipynb #152f7837
 def _suits(t, s, init): # whether a teacher will do for what is asked, before anything is trained or removed for it
-    from ogm.core import world_size; from ogm.gradients import match_layers; from ogm.rded import penultimate; from ogm.synthesis import fits_memory; import torch
+    from ogm.core import world_size; from ogm.gradients import class_gradients, match_layers; from ogm.rded import penultimate; from ogm.synthesis import _compared, fits_memory; import torch
     match_layers(t.net, s.matcher, s.layers)
-    if s.eta: fits_memory(t.net, min(s.batch*world_size(), t.n_classes), s)
+    if s.eta: fits_memory(t.net, min(s.batch*world_size(), t.n_classes), s); class_gradients(t.net, torch.zeros(1, 3, t.size, t.size), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), _compared(t.net, s))
     if init == 'herding': penultimate(t, torch.zeros(1, 3, t.size, t.size))
 
 def _trainable(source, arch, s, init): # one that is yet to be trained

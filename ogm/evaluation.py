@@ -150,8 +150,9 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     runs = _known(out, key)
     for s in seeds:
         checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'
-        if s not in runs: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, checkpoint=checkpoint, **kw)
-        if out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=settings, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
+        new = s not in runs
+        if new: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, checkpoint=checkpoint, **kw)
+        if new and out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=settings, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
         if out and checkpoint and rank() == 0: checkpoint.unlink(missing_ok=True) # the score is on disk
     got = [runs[s] for s in seeds]
     return Score(title, labels, called, [r['last'] for r in got], [r['best'] for r in got], seeds, name, [r['curve'] for r in got], val.digest(), _plain(done.told()) | {k: v for k, v in settings.items() if k == 'max_steps'})

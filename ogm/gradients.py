@@ -8,7 +8,7 @@ __all__ = ['MATCHERS', 'conv_layers', 'watch', 'layer_gradient', 'collect', 'pse
            'weight_layers', 'class_gradients', 'running_mean']
 
 # %% ../nbs/10_gradients.ipynb #ed53c76e
-import contextlib, hashlib, re, time
+import contextlib, re, time
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
@@ -18,6 +18,10 @@ from .core import CHECKPOINT_SECONDS, OgmError, load_tensors, progress, rank, sa
 from .polar import product
 
 # %% ../nbs/10_gradients.ipynb #9704bc3a
+def _regular(pattern): # or nothing
+    try: pattern and re.compile(pattern)
+    except (re.error, TypeError) as e: raise OgmError(f'{pattern!r} is no regular expression ({e}): give one that finds layer names') from e
+
 def _unshared(layers): # name -> layer, as it came
     weights, owner = {n: m.weight for n, m in layers.items()}, {}
     for n, w in weights.items():
@@ -28,8 +32,7 @@ def conv_layers(net:nn.Module, # any network
                 pattern:str|None=None, # regular expression on layer names; None leaves out short cuts only
                )->dict: # name -> nn.Conv2d, in the order of the network
     "The convolutions to match. Raises `OgmError` when there are none, or when two of them share a weight."
-    try: pattern and re.compile(pattern)
-    except (re.error, TypeError) as e: raise OgmError(f'{pattern!r} is no regular expression ({e}): give one that finds layer names') from e
+    _regular(pattern)
     keep = (lambda n: re.search(pattern, n)) if pattern else (lambda n: 'downsample' not in n and 'shortcut' not in n)
     layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and keep(n)}
     if not layers: raise OgmError(f'no convolution to match in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
@@ -186,7 +189,7 @@ def bn_layers(net:nn.Module, # any network
               pattern:str|None=None, # regular expression on layer names; None takes all
              )->dict: # name -> nn.BatchNorm2d
     "The batch norms with running statistics. Raises `OgmError` when there are none."
-    layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and (not pattern or re.search(pattern, n))}
+    _regular(pattern); layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and (not pattern or re.search(pattern, n))}
     if not layers: raise OgmError(f'no batch norm whose statistics could be matched in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
     return layers
 
@@ -267,7 +270,7 @@ def real_target(split, # real images: a `Split`
     teacher = teacher.to(device); layers = layers or match_layers(teacher.net, matcher)
     if matcher == 'bn': return {n: running_moments(m) for n, m in layers.items()}
     n = len(split); lo, hi = (batch_size*(-(-n//batch_size)*r//world_size()) for r in (rank(), rank() + 1)); rows = torch.arange(n)[lo:hi]
-    key = [teacher.sha256(), view, list(layers), n, batch_size, hashlib.sha256(split.labels.numpy().tobytes()).hexdigest()] + [matcher]*(matcher != 'pseudo') if work else None
+    key = [teacher.sha256(), view, list(layers), n, batch_size, split.digest()] + [matcher]*(matcher != 'pseudo') if work else None
     total, done = _sums_so_far(work, view, key, device); saved = time.monotonic()
     for x, y in progress(split.batches(teacher.size, batch_size, rows[done:]), 'real target', total=-(-len(rows)//batch_size), initial=done//batch_size):
         total = _accumulate(total, _measured(matcher, layers, view, teacher, x.to(device), y.to(device))); done += len(x)
@@ -280,7 +283,7 @@ def weight_layers(net:nn.Module, # any network
                   pattern:str|None=None, # regular expression on layer names; None takes all
                  )->dict: # name -> nn.Conv2d or nn.Linear, in the order of the network
     "The layers with a weight matrix or kernel. Raises `OgmError` when there are none, or when two of them share a weight."
-    layers = {n: m for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and (not pattern or re.search(pattern, n))}
+    _regular(pattern); layers = {n: m for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and (not pattern or re.search(pattern, n))}
     if not layers: raise OgmError(f'no weights to match in {type(net).__name__}' + (f' under the pattern {pattern!r}' if pattern else ''))
     return _unshared(layers)
 

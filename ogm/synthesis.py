@@ -440,7 +440,7 @@ def distill(source, # `Source` of real images
     run.run(work, every)
     if log is not None: log.extend(run.log)
     if work and rank() == 0: write_json(Path(work)/'log.json', run.log)
-    config = dict(start.config, method='ogm', synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {}, **{'extra': called(extra)} if extra else {})
+    config = dict(start.config, method='ogm', arch=teacher.arch, synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {}, **{'extra': called(extra)} if extra else {})
     return dataclasses.replace(start, images=torch.cat(run.finished), config=config, mean=teacher.mean, std=teacher.std)
 
 # %% ../nbs/12_synthesis.ipynb #dbcfc46b

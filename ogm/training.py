@@ -592,7 +592,9 @@ def _born(self, k, life): # (network, optimiser, updates made)
 def _learn(self, net, opt, g): # one update, also for who looks without derivatives
     rows = torch.randint(self.lessons.n, (min(128, self.lessons.n),), generator=g); x = self.normalize(next(iter(self.lessons([rows]))))
     flips = torch.rand(len(x), generator=g) < .5; x = torch.where(flips.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
-    opt.zero_grad(); F.cross_entropy(net.train()(x), self.lessons.labels[rows.to(x.device, non_blocking=True)]).backward(); opt.step()
+    with torch.random.fork_rng([x.device] if x.is_cuda else []): # dropout draws from torch's own generator
+        torch.manual_seed(g.initial_seed()); answers = net.train()(x)
+    opt.zero_grad(); F.cross_entropy(answers, self.lessons.labels[rows.to(x.device, non_blocking=True)]).backward(); opt.step()
 
 def _at(self, t:int, # step of whoever asks, from 0
        )->torch.nn.Module: # frozen, in evaluation mode
