@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'CHECK_STEPS', 'Recipe', 'get_recipe', 'lr_factor', 'make_
            'fit_teacher', 'Novices']
 
 # %% ../nbs/07_training.ipynb #23083be9
-import copy, dataclasses, hashlib, math, re, time, warnings
+import copy, dataclasses, hashlib, itertools, math, re, time, warnings
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -244,12 +244,17 @@ class _Feed:
         if not len(split): raise OgmError('there are no images to train on')
         self.split, self.size, self.device, self.workers, self.n = split, size, device, workers, len(split)
         self.labels = split.labels.to(device)
-        self.bytes = split.tensor(size).to(device) if not split.lazy or 3*size*size*self.n <= MEMORY else None
+        self.bytes, self.coming = split.tensor(size).to(device) if not split.lazy or 3*size*size*self.n <= MEMORY else None, {}
         if self.bytes is None and split.windowed: _warn_sorted(split)
     def batches(self, batch_size, g): return epoch_batches(self.n, batch_size, g, self.split.shuffled if self.bytes is None else None)
     def __call__(self, rows): # iterator of LongTensors -> their images, one tensor each
         if self.bytes is None: return (x.to(self.device, non_blocking=True) for x in _stream(self.split, self.size, rows, self.workers))
         return (self.bytes[r.to(self.device, non_blocking=True)] for r in rows)
+    def at(self, t, what, rows, *told): # images of rows(t), and from the disk those of the steps after it, ahead of time; who wants them for `what`, and `told` is what else decides about the rows
+        if self.bytes is not None: return next(iter(self([rows(t)])))
+        due, steps = self.coming.pop(what, (None, None))        # who fails has nothing on its way
+        if due != (t, told): steps = _stream(self.split, self.size, map(rows, itertools.count(t)), self.workers)
+        images = next(steps).to(self.device, non_blocking=True); self.coming[what] = (t + 1, told), steps; return images
     def digest(self): # what the images are, for a checkpoint to recognise them
         h = hashlib.sha256(self.labels.cpu().numpy().tobytes())
         if self.bytes is not None: h.update(self.bytes.cpu().numpy().tobytes())
@@ -573,7 +578,9 @@ class Novices:
                  device=None): # as for `pick_device`
         if not (is_number(n, 1, whole=True) and is_number(age, 1, whole=True)): raise OgmError(f'{n} novices of age {age} cannot be: both are whole numbers from 1')
         self.arch, self.n, self.age, self.seed, self.lr, self.classes, self.size = arch, n, age, seed, lr, source.classes, source.size
-        (self.mean, self.std), self.feed, self.alive = channel_stats(source.train, source.size), _Feed(source.train, source.size, pick_device(device), 0), {}; self.lessons = self.feed
+        (self.mean, self.std), self.feed, self.alive = channel_stats(source.train, source.size), _Feed(source.train, source.size, pick_device(device)), {}; self.lessons = self.feed
+        if self.feed.bytes is None and rank() == 0:
+            need = 3*self.size**2*self.feed.n; warnings.warn(f'{self.feed.n:,} images of {self.size} px take {need/1e9:.3g} GB, and OGM_MEMORY holds {MEMORY/1e9:.3g}: every step reads some hundreds of them from the disk again; OGM_MEMORY={1.1*need:.1e} keeps them', stacklevel=3)
         self.rows = [(self.feed.labels.cpu() == c).nonzero().flatten() for c in range(len(source.classes))]
     def normalize(self, x:torch.Tensor, # (n, 3, s, s) uint8
                  )->torch.Tensor: # (n, 3, s, s) float32
@@ -588,10 +595,14 @@ def _born(self, k, life): # (network, optimiser, updates made)
     net = build_seeded(self.arch, len(self.classes), self.size, address_seed(self.seed, 'novice', k, life)).to(self.feed.device)
     return net, torch.optim.SGD(net.parameters(), self.lr, .9, weight_decay=5e-4, nesterov=True), 0
 
+def _turn(self, t): k, shown = t % self.n, t//self.n; return k, *divmod(shown + k*self.age//self.n, self.age) # (number of the network, its life, updates made in it)
+
+def _lesson(self, *turn): g = rng(self.seed, 'novice', *turn); return torch.randint(self.lessons.n, (min(128, self.lessons.n),), generator=g), g # (rows of an update, its generator)
+
 @torch.enable_grad()
-def _learn(self, net, opt, g): # one update, also for who looks without derivatives
-    rows = torch.randint(self.lessons.n, (min(128, self.lessons.n),), generator=g); x = self.normalize(next(iter(self.lessons([rows]))))
-    flips = torch.rand(len(x), generator=g) < .5; x = torch.where(flips.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
+def _learn(self, net, opt, turn, images): # one update, also for who looks without derivatives
+    (rows, g), x = self.lesson(*turn), self.normalize(images); flips = torch.rand(len(x), generator=g) < .5
+    x = torch.where(flips.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
     with torch.random.fork_rng([x.device] if x.is_cuda else []): # dropout draws from torch's own generator
         torch.manual_seed(g.initial_seed()); answers = net.train()(x)
     opt.zero_grad(); F.cross_entropy(answers, self.lessons.labels[rows.to(x.device, non_blocking=True)]).backward(); opt.step()
@@ -599,13 +610,14 @@ def _learn(self, net, opt, g): # one update, also for who looks without derivati
 def _at(self, t:int, # step of whoever asks, from 0
        )->torch.nn.Module: # frozen, in evaluation mode
     "The network whose turn it is, as old as it is then."
-    k, shown = t % self.n, t//self.n; life, made = divmod(shown + k*self.age//self.n, self.age)
-    was, (net, opt, done) = self.alive.get(k) or (None, (None, None, 0))
+    k, life, made = self.turn(t); was, (net, opt, done) = self.alive.get(k) or (None, (None, None, 0))
     if was != life or done > made + 1: net, opt, done = _born(self, k, life)
-    for i in range(done, made + 1): net.requires_grad_(True); _learn(self, net, opt, rng(self.seed, 'novice', k, life, i))
+    net.requires_grad_(True); youth = self.lessons(self.lesson(k, life, i)[0] for i in range(done, made))
+    for i, images in zip(range(done, made), youth): _learn(self, net, opt, (k, life, i), images)
+    if done <= made: _learn(self, net, opt, (k, life, made), self.lessons.at(t, 'lessons', lambda t: self.lesson(*self.turn(t))[0], self.seed, self.n, self.age))
     self.alive[k] = life, (net, opt, made + 1); return net.eval().requires_grad_(False)
 
-Novices.at = _at
+Novices.turn, Novices.lesson, Novices.at = _turn, _lesson, _at
 
 # %% ../nbs/07_training.ipynb #b06aa738
 def _examples(self, t:int, # step, from 0
@@ -614,9 +626,8 @@ def _examples(self, t:int, # step, from 0
              )->tuple: # ((k*n, 3, s, s) uint8, (k*n,) int64), class by class
     "Real images of some classes, drawn for step `t`. Raises `OgmError` when there are none of a class."
     if bare := [c for c in classes.tolist() if not len(self.rows[c])]: raise OgmError(f'class {self.classes[bare[0]]!r} has no real images to compare with')
-    g = rng(self.seed, 'examples', t); draw = lambda own: own[torch.randint(len(own), (n,), generator=g)]
-    rows = torch.cat([draw(self.rows[c]) for c in classes.tolist()])
-    return next(iter(self.feed([rows]))), self.feed.labels[rows.to(self.feed.device, non_blocking=True)]
+    def rows(t): g = rng(self.seed, 'examples', t); return torch.cat([own[torch.randint(len(own), (n,), generator=g)] for own in (self.rows[c] for c in classes.tolist())])
+    return self.feed.at(t, 'examples', rows, self.seed, classes.tolist(), n), classes.repeat_interleave(n).to(self.feed.device, non_blocking=True)
 
 Novices.examples = _examples
 
@@ -627,6 +638,6 @@ def _pupils(self, split, # `Split` to learn from, of their classes
     "The same networks, taught by other images; normalised as before, and compared with the same real images. Raises `OgmError` on other classes and on an age below 1."
     if not is_number(age, 1, whole=True): raise OgmError(f'pupils of age {age} cannot be: it is a whole number from 1')
     if list(split.classes) != list(self.classes): raise OgmError(f'pupils would learn the classes {split.classes[:3]}…, and are compared with {self.classes[:3]}…: give images of the same')
-    own = copy.copy(self); own.age, own.lessons, own.alive = age, _Feed(split, self.size, self.feed.device, 0), {}; return own
+    own = copy.copy(self); own.age, own.lessons, own.alive = age, _Feed(split, self.size, self.feed.device), {}; return own
 
 Novices.pupils = _pupils
