@@ -554,7 +554,8 @@ def _typed_twice(preset, parser, words):
     except OgmError as e: raise Unclear(e) from e
 
 # %% ../nbs/14_cli.ipynb #064c4334
-def _one_line(message, category, filename, lineno, file=None, line=None): print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
+def _one_line(message, category, filename, lineno, file=None, line=None): # said once, by the first of several processes
+    if os.environ.get('RANK', '0') == '0': print(f'ogm: warning: {" ".join(str(message).split())}', file=sys.stderr)
 
 def _told(text): # `ogm --help | head` closes the pipe early, which is no error
     try: print(text, flush=True)

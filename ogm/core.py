@@ -85,10 +85,11 @@ def _read(text, default, usual): # a value like `default`, or like the usual one
 def changes_in(name:str, # 'ogm:gamma=0.5'
                *records, # objects whose attributes are the settings and their defaults
               )->dict: # setting -> value, typed as the default
-    "The settings that a name changes. Raises `OgmError` on unknown settings and unreadable values."
+    "The settings that a name changes. Raises `OgmError` on unknown settings, unreadable values and a setting given twice."
     known, kw = {k: v for r in records for k, v in vars(r).items()}, {}; usual = {k: getattr(type(r), k, None) for r in records for k in vars(r)}
     for k, _, v in (c.partition('=') for c in name.partition(':')[2].split(',') if c):
         if k not in known: raise OgmError(f'{name!r}: {k!r} is none of its settings: {", ".join(known)}')
+        if k in kw: raise OgmError(f'{name!r} gives {k} twice: give it once')
         try: kw[k] = _read(v, known[k], usual[k])
         except (ValueError, KeyError): raise OgmError(f'{name!r}: {v!r} is not a value for {k}') from None
     return kw

@@ -13,7 +13,7 @@ import torch, torchvision
 from torch import nn
 from torch.func import functional_call
 from fastcore.basics import patch
-from .core import OgmError, load_tensors, rng, save_tensors
+from .core import OgmError, load_tensors, rank, rng, save_tensors
 from .data import is_number
 
 # %% ../nbs/03_models.ipynb #4315d31d
@@ -195,7 +195,8 @@ class Teacher(_Pixels, nn.Module):
 # %% ../nbs/03_models.ipynb #63541aaa
 def _plain(name): return re.sub(r'[\s_-]+', ' ', str(name).split(',')[0]).strip().lower()
 
-def _numbered(names): return list(names) == [str(i) for i in range(len(names))]
+def _numbered(names): # '0', '1', … also padded with zeros, and as the folders of SRe2L: 'new000'
+    return [re.sub('^(new)?0*(?=[0-9])', '', str(n)) for n in names] == [str(i) for i in range(len(names))]
 
 def _mismatch(have, want, kind):
     more, less = [c for c in have if c not in want], [c for c in want if c not in have]
@@ -232,7 +233,7 @@ def check_teacher(teacher, # a `Teacher` whose columns are in the order of the s
     right = sum((answer(x) == y.cpu()).sum().item() for x, y in split.batches(teacher.size, 64, rows))
     acc, chance = right/len(rows), 1/teacher.n_classes
     floor = min(1, max(chance + 3*(chance*(1 - chance)/len(rows))**.5, (teacher.accuracy or 0)/2))     # of very few images all may be wanted right
-    if acc < floor:
+    if acc < floor and rank() == 0:
         warnings.warn(f'the teacher {teacher.arch} gets {acc:.1%} of {len(rows)} images right, chance is {chance:.1%}: '
                       'are its classes in the same order as the source\'s?', stacklevel=2)
     return acc

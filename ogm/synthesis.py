@@ -496,10 +496,11 @@ def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a
     base, _, changes = name.partition(':')
     if base not in ROWS: raise OgmError(f'there is no row or preset {base!r}: choose one of {", ".join(ROWS)}')
     if base == 'whole' and changes: raise OgmError(f'{name!r}: all real images as they are know no changes')
-    row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title', 'extra')}; kw = changes_in(name, SimpleNamespace(**own), Settings())
+    row = ROWS[base]; own = {k: v for k, v in vars(row).items() if k not in ('synthesis', 'title', 'extra')}; known = {k: v for k, v in vars(Settings()).items() if k != 'seed'}
+    if ',seed=' in f',{changes}': raise OgmError(f'{name!r}: a seed is not of the row but of the run: give --seed')
+    kw = changes_in(name, SimpleNamespace(**own, **known))
     start, kw = {k: v for k, v in kw.items() if k in own}, {k: v for k, v in kw.items() if k not in own}
     if kw and row.synthesis is None: raise OgmError(f'row {base!r} has no synthesis whose settings could change: {changes!r}')
-    if 'seed' in kw: raise OgmError(f'{name!r}: a seed is not of the row but of the run: give --seed')
     if start.get('init') not in (None, *STARTS): raise OgmError(f'{name!r}: {start["init"]!r} is no start: choose one of {", ".join(STARTS)}')
     syn = row.synthesis if row.synthesis is None else {**row.synthesis, **kw}
     if syn and not syn.get('eta'): syn = {k: v for k, v in syn.items() if k not in YOUNG or k in kw} # without novices, none of their settings

@@ -68,13 +68,15 @@ RECIPES |= {f'{k}-full': dataclasses.replace(RECIPES[k], epochs=60) for k in ('s
 
 # %% ../nbs/07_training.ipynb #60326072
 def get_recipe(recipe, # a name in `RECIPES`, or with changes: 'muon:schedule=step,lr=0.06'; or a `Recipe`
-               **changes, # fields to replace; None leaves a field as it is
+               **changes, # fields to replace; None leaves a field as it is; what a name with changes says already is not said otherwise here
               )->Recipe: # the record
-    "A recipe with changes. Raises `OgmError` on an unknown name or field, or a value that cannot be."
+    "A recipe with changes. Raises `OgmError` on an unknown name or field, a value that cannot be, or two values for one field."
     if not isinstance(recipe, Recipe):
         name = recipe.partition(':')[0] if isinstance(recipe, str) else None
         if name not in RECIPES: raise OgmError(f'unknown recipe {recipe!r}: choose {", ".join(RECIPES)}')
-        changes, recipe = changes_in(recipe, RECIPES[name]) | {k: v for k, v in changes.items() if v is not None}, RECIPES[name]
+        said, given = changes_in(recipe, RECIPES[name]), {k: v for k, v in changes.items() if v is not None}
+        if twice := [k for k in said if k in given and given[k] != said[k]]: raise OgmError(f'{recipe!r} and {twice[0]} = {given[twice[0]]!r} contradict each other: give one of them') # the name is what files and tables say
+        changes, recipe = said | given, RECIPES[name]
     if (recipe.steps or changes.get('steps')) and changes.get('epochs'): raise OgmError('steps and epochs both say how long to train: give one of them')
     try: r = dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     except TypeError: raise OgmError(f'a recipe has no field {", ".join(set(changes) - set(vars(recipe)))}: it has {", ".join(vars(recipe))}') from None

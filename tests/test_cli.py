@@ -190,6 +190,11 @@ def test_settings_and_steps_that_were_tampered_with(images, tmp_path):
         (work/name).write_bytes(whole)
     assert ogm(*words)[0] == 0
 
+def test_a_warning_is_said_once_by_several_processes(monkeypatch, capsys):
+    from ogm.cli import _one_line
+    for r in '01': monkeypatch.setenv('RANK', r); _one_line('beware', UserWarning, 'f', 1)
+    assert capsys.readouterr().err == 'ogm: warning: beware\n'
+
 def test_an_error_of_ours_is_one_line_too(monkeypatch, images):
     "Code 1, the kind of the error, and how to see more; memory that is not there is a mistake in the input."
     def breaks(e):

@@ -274,3 +274,10 @@ def test_a_teacher_of_few_images():
     with pytest.warns(UserWarning, match=r'next to nothing of its own images, its loss is 1\.\d\d and guessing costs 1.10'): t = fit_teacher(source(none), epochs=1, lr=1e-9, **kw)
     assert t.accuracy is None
     with warnings.catch_warnings(): warnings.simplefilter('error'); fit_teacher(source(none), epochs=40, **kw)
+
+def test_only_the_first_process_doubts_a_teacher(monkeypatch):
+    from ogm.models import check_teacher
+    src = open_source('digits'); blind = Teacher(build_seeded('convnet1-w4', 10, 8), 'convnet1-w4', 8, (.5,)*3, (.25,)*3, src.classes)
+    with pytest.warns(UserWarning, match='chance is 10.0%'): check_teacher(blind, src.val)
+    monkeypatch.setattr('ogm.models.rank', lambda: 1)
+    with warnings.catch_warnings(): warnings.simplefilter('error'); check_teacher(blind, src.val)
