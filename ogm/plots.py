@@ -12,21 +12,22 @@ from .core import OgmError, whole
 
 # %% ../nbs/02_plots.ipynb #1e777418
 def _cells(images):
-    "List of uint8 or [0, 1] float (3, h, w), or a tensor of them -> uint8 (n, 3, H, W) on white."
+    "List of bytes or [0, 1] floats (3, h, w), or a tensor of them -> uint8 (n, 3, H, W) on white."
     images = [torch.as_tensor(x).detach().cpu() for x in images]
     if not images: raise OgmError('there are no images to show')
-    images = [x if x.dtype == torch.uint8 else (x.float().clamp(0, 1)*255).round().byte() for x in images]
+    if odd := [tuple(x.shape) for x in images if x.ndim != 3 or len(x) not in (1, 3)]: raise OgmError(f'an image of shape {odd[0]} cannot be shown: give a list of (3, h, w), colour first')
+    images = [(x.float().clamp(0, 1)*255).round().byte() if x.is_floating_point() or x.dtype == torch.bool else x.clamp(0, 255).byte() for x in images]
     out = torch.full((len(images), 3, max(x.shape[-2] for x in images), max(x.shape[-1] for x in images)), 255, dtype=torch.uint8)
     for o, x in zip(out, images):
         top, left = (o.shape[1]-x.shape[-2])//2, (o.shape[2]-x.shape[-1])//2
         o[:, top:top+x.shape[-2], left:left+x.shape[-1]] = x
     return out
 
-def grid(images, # uint8 (n, 3, h, w) or list of (3, h, w); floats are taken as 0 to 1
+def grid(images, # (n, 3, h, w) or list of (3, h, w): whole numbers 0 to 255, or floats 0 to 1
          ncol:int|None=None, # columns; default: about as many as rows, at most 10
          gap:int=1, # white pixels between the cells
         )->torch.Tensor: # uint8 (3, H, W)
-    "Images side by side, row by row, as one image. Raises `OgmError` when there are none."
+    "Images side by side, row by row, as one image. Raises `OgmError` when there are none, or for another shape."
     x = _cells(images); n, _, h, w = x.shape; ncol = min(n, ncol or min(10, math.ceil(n**.5))); nrow = math.ceil(n/ncol)
     out = torch.full((3, nrow*(h+gap)-gap, ncol*(w+gap)-gap), 255, dtype=torch.uint8)
     for i, im in enumerate(x):
@@ -44,15 +45,16 @@ def _draw(ax, x):
     "Image `x` (3, h, w) on `ax`, without frame or ticks."
     ax.imshow(x.permute(1, 2, 0).numpy(), interpolation='nearest' if max(x.shape) < 400 else 'antialiased'); ax.axis('off')
 
-def show_images(images, # uint8 (n, 3, h, w) or list of (3, h, w); floats are taken as 0 to 1
+def show_images(images, # (n, 3, h, w) or list of (3, h, w): whole numbers 0 to 255, or floats 0 to 1
                 titles:list|None=None, # one short text per image
                 ncol:int|None=None, # columns
                 scale:float=0.7, # inches per image
                )->object: # a Matplotlib `Figure`
-    "A grid of images. Raises `OgmError` when there are none."
+    "A grid of images. Raises `OgmError` when there are none, and when titles are too few or too many."
     if titles is None:
         g = grid(images, ncol); n = len(images); ncol = min(n, ncol or min(10, math.ceil(n**.5)))
         fig, axs = _figure(1, 1, ncol*scale, ncol*scale*g.shape[1]/g.shape[2]); _draw(axs[0, 0], g); return fig
+    if len(titles) != len(images): raise OgmError(f'{len(images)} images cannot have {len(titles)} titles: give one for each')
     x = _cells(images); ncol = min(len(x), ncol or min(10, math.ceil(len(x)**.5))); nrow = math.ceil(len(x)/ncol)
     fig, axs = _figure(nrow, ncol, scale, scale*x.shape[2]/x.shape[3] + .2)
     for ax in axs.flat: ax.axis('off')
@@ -65,9 +67,8 @@ def show_sets(sets:dict, # name -> images, as for `show_images`
               scale:float=0.35, # inches per image
              )->object: # a Matplotlib `Figure`
     "Sets of images side by side. Raises `OgmError` when one is empty."
-    grids = {name: grid(x, ncol) for name, x in sets.items()}
-    if not grids: raise OgmError('there are no sets to show')
-    n = max(map(len, sets.values())); ncol = ncol or min(10, math.ceil(n**.5))
+    if not sets: raise OgmError('there are no sets to show')
+    n = max(map(len, sets.values())); ncol = ncol or max(1, min(10, math.ceil(n**.5))); grids = {name: grid(x, ncol) for name, x in sets.items()}
     shape = next(iter(grids.values())).shape
     fig, axs = _figure(1, len(grids), ncol*scale + .1, ncol*scale*shape[1]/shape[2] + .3)
     for ax, (name, g) in zip(axs.flat, grids.items()): _draw(ax, g); ax.set_title(name, fontsize=9, parse_math=False) # a name is no formula
@@ -97,6 +98,10 @@ def mean_spread(runs, # list of runs, each a list of numbers; or one run
 # %% ../nbs/02_plots.ipynb #606ec26b
 def _whole_ticks(ax): ax.xaxis.get_major_locator().set_params(integer=True)
 
+def _line(ax, t, y, name, **kw): # unlike the other lines when there are more than ten colours, and seen also where a point stands alone
+    k, ok = len(ax.lines), np.isfinite(np.pad(np.asarray(y, dtype=float), 1, constant_values=np.nan)); alone = ok[1:-1] & ~ok[:-2] & ~ok[2:]
+    return ax.plot(t, y, label=name, linestyle=('-', '--', ':', '-.')[k//10 % 4], **kw or (dict(marker='.', markevery=alone.tolist()) if alone.any() else {}))[0]
+
 def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per epoch; or name -> one run
                 xlabel:str='epoch', # text below
                 ylabel:str='accuracy', # text at the side
@@ -106,10 +111,10 @@ def plot_curves(curves:dict, # name -> list of runs, each a list of numbers per 
                 ax=None, # axes to draw on; None makes a figure
                )->object: # a Matplotlib `Figure`
     "Mean curves with a band of one standard deviation, as in Figures 4 and 5. Raises `OgmError` when there are none."
-    if not curves or not all(map(len, curves.values())): raise OgmError('there are no curves to plot, or one of them is empty')
+    if not curves or not all(len(r) and (np.ndim(r[0]) == 0 or all(map(len, r))) for r in curves.values()): raise OgmError('there are no curves to plot, or one of them is empty')
     if ax is None: _, axs = _figure(1, 1, 4, 2.6); ax = axs[0, 0]
     for name, runs in curves.items():
-        m, s = mean_spread(runs); t = np.arange(start, start+len(m)); line, = ax.plot(t, m, label=name)
+        m, s = mean_spread(runs); t = np.arange(start, start+len(m)); line = _line(ax, t, m, name)
         if s.any(): ax.fill_between(t, m-s, m+s, alpha=.2, color=line.get_color(), linewidth=0)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title or '', yscale='log' if log else 'linear'); ax.legend(frameon=False, fontsize=8); _whole_ticks(ax)
     ax.spines[['top', 'right']].set_visible(False); return ax.figure
@@ -120,12 +125,14 @@ def plot_spectra(matrices:dict, # name -> matrix (m, n), or its singular values
                  relative:bool=True, # divide each by its largest value
                  ax=None, # axes to draw on; None makes a figure
                 )->object: # a Matplotlib `Figure`
-    "Singular values in falling order, logarithmic. Raises `OgmError` when there are none."
+    "Singular values in falling order, logarithmic. Raises `OgmError` when there are none, and for what is no finite matrix."
     if not matrices: raise OgmError('there are no spectra to plot')
     if ax is None: _, axs = _figure(1, 1, 4, 2.6); ax = axs[0, 0]
     for name, a in matrices.items():
-        a = torch.as_tensor(a).detach().cpu().double(); s = (torch.linalg.svdvals(a) if a.ndim > 1 else a).sort(descending=True).values
+        a = torch.as_tensor(a).detach().cpu().double()
+        if a.ndim not in (1, 2) or not a.numel() or not a.isfinite().all(): raise OgmError(f'{name!r} has no spectrum: give a finite matrix, or its singular values, and not {tuple(a.shape)}{"" if a.isfinite().all() else " with NaN or infinity"}')
+        s = (torch.linalg.svdvals(a) if a.ndim > 1 else a).sort(descending=True).values
         floor = s[0]*torch.finfo(s.dtype).eps*max(a.shape); s = s.where(s > floor, torch.nan)/(s[0] if relative else 1)
-        ax.plot(range(1, len(s)+1), s, marker='.', markersize=3, linewidth=1, label=name)
+        _line(ax, range(1, len(s)+1), s, name, marker='.', markersize=3, linewidth=1)
     ax.set(xlabel='index', ylabel='σ / σ₁' if relative else 'singular value', title=title or '', yscale='log'); ax.legend(frameon=False, fontsize=8); _whole_ticks(ax)
     ax.spines[['top', 'right']].set_visible(False); return ax.figure
