@@ -10,10 +10,10 @@ import hashlib, json, math, statistics, torch
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from .core import OgmError, pick_device, provenance, rank, read_json, seeded, write_json
+from .core import OgmError, any_rank, pick_device, provenance, rank, read_json, seeded, write_json
 from .data import CHECKED, MEMORY, Split, is_number
-from .models import build, match_classes, usual_arch
-from .training import get_recipe, train
+from .models import _numbered, build, match_classes, usual_arch
+from .training import _printed, get_recipe, train
 
 # %% ../nbs/13_evaluation.ipynb #fed018db
 @dataclass
@@ -50,16 +50,17 @@ def same_order(ds, # has .classes and .ids: what the labels of the training imag
     "Raises `OgmError` when the classes of the two are not the same in the same order."
     have, want = (ds.ids, val.ids) if ds.ids and val.ids else (ds.classes, val.classes)
     have, want = [str(c) for c in have], [str(c) for c in want]
-    nameless = len(have) == len(want) and set(have) != set(want) and [str(i) for i in range(len(have))] in (have, want)
+    nameless = len(have) == len(want) and set(have) != set(want) and (_numbered(have) or _numbered(want)) # as other methods call their folders: taken in the order of the numbers
     if have != want and not nameless: raise OgmError(f'the set has classes {have[:3]}…, the validation images {want[:3]}…: same classes, same order are needed')
 
 # %% ../nbs/13_evaluation.ipynb #d47af0a4
 def default_arch(ds, # `DistilledSet` or `Split`
                  teacher=None, # `Teacher`, if there is one
+                 size:int|None=None, # side in px of what does not say its own
                 )->str: # the teacher's, else what the set remembers, else by size
     "The student when none is named: the network that the set was made with."
     config = getattr(ds, 'config', {}); known = getattr(teacher, 'arch', None) or config.get('arch')
-    return known or _buildable(config.get('teacher'), ds) or usual_arch(getattr(ds, 'size', 32))
+    return known or _buildable(config.get('teacher'), ds) or usual_arch(getattr(ds, 'size', size or 32))
 
 def _buildable(name, ds): # the name, if it is one that `build` knows: a teacher may be called anything
     try:
@@ -77,10 +78,11 @@ def _pixels(split, size): # what its images are; a few are decoded, which traini
     return split.tensor(size).numpy().tobytes() if len(split) <= CHECKED and 3*size*size*len(split) <= MEMORY else split.digest().encode()
 
 def _known(file, key):
-    old = read_json(file) if file and Path(file).exists() else {}
+    if not file or not Path(file).exists(): return {}
+    old = read_json(file)
     try: runs, other = {r['seed']: r for r in old['runs'] if is_number(r['last'], 0, 1) and is_number(r['best'], 0, 1)}, old['key'] != key
-    except (KeyError, TypeError): return {}      # not what `evaluate` wrote: begin anew
-    if runs and other: raise OgmError(f'{str(file)!r} holds scores of other images or settings: choose another name, or remove it')
+    except (KeyError, TypeError): raise OgmError(f'{str(file)!r} is in the way, and holds no scores: choose another name, or remove it') from None
+    if other: raise OgmError(f'{str(file)!r} holds scores of other images or settings: choose another name, or remove it')
     return runs
 
 # %% ../nbs/13_evaluation.ipynb #13c0de20
@@ -104,6 +106,22 @@ def _plain(settings): # -> dict, as JSON keeps it
         except (TypeError, ValueError, AttributeError): raise OgmError(f'{k} = {v!r} cannot be kept with a score: give a number, a truth value or a text') from None
     return out
 
+# %% ../nbs/13_evaluation.ipynb #13c0de22
+def _own(arch, C, size): # of a function that builds students: its name, and what tells them from those of another function
+    if isinstance(arch, torch.nn.Module): raise OgmError(f'arch is a network, {type(arch).__name__}, and every student needs a new one: give a function (classes, side) -> network')
+    try:
+        with seeded(0, 'shape'), torch.no_grad():
+            net = arch(C, size).train(); x = torch.randn(4, 3, size, size).to(next((p.device for p in net.parameters()), 'cpu'))
+            shape = tuple((y := net(x)).shape)
+    except Exception as e: raise OgmError(f'arch must be a function (classes, side) -> network for images of {size} px: {type(e).__name__}, {" ".join(str(e).split())[:200]}') from e
+    if shape != (4, C): raise OgmError(f'arch makes a network whose answer to four images has the shape {shape}: {(4, C)} is needed, a number for each class')
+    return getattr(arch, '__name__', 'custom'), [_printed(net), f'{y.double().cpu().flatten() @ torch.linspace(1, 2, 4*C, dtype=torch.double):.3e}']
+
+def _settable(kw, given): # refuse what is not the caller's to set, and colours that are no shares
+    if odd := {'net', 'split', 'seed', 'checkpoint', 'factor', 'desc'} & {*kw}: raise OgmError(f'{min(odd)} is set for each student: leave it away{" and give seeds" if "seed" in odd else ""}')
+    for k, v in given.items():
+        if v is not None and not (hasattr(v, '__len__') and len(v) == 3 and all(0 <= float(c) <= 1 for c in v) and (k == 'mean' or min(v) > 0)): raise OgmError(f'{k} = {v!r} is not possible: give three shares of white, as in (0.5, 0.5, 0.5)')
+
 # %% ../nbs/13_evaluation.ipynb #16455dc4
 def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, checkpoint, **kw):
     with seeded(seed, 'student'): net = (arch if callable(arch) else partial(build, arch))(len(ds.classes), size)
@@ -118,7 +136,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              labels:str='hard', # 'hard', or 'soft' (needs a teacher)
              *,
              seeds=3, # how many, or a list of seeds
-             arch=None, # the student: a name as for `build`, or a function (classes, side) -> network, known to `out` by the `repr` of what it builds; None: the network the set was made with
+             arch=None, # the student: a name as for `build`, or a function (classes, side) -> network, known to `out` by what it builds prints and answers; None: the network the set was made with
              teacher=None, # `Teacher` for soft labels, its classes in any order; also gives mean, std and size
              mean:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
              std:tuple|None=None, # of each colour, in [0, 1]; needed when `ds` is a plain `Split`
@@ -129,20 +147,18 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
              device=None, # where to compute; None picks
              **kw, # further arguments of `train`: epochs, batch_size, eval_every, …
             )->Score: # accuracies, one a seed
-    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher or from one of other classes, a network in place of a function, images that hold two mosaics each."
+    "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher or from one of other classes, a network in place of a function or a function that builds none, settings that contradict the name of the recipe or are not the caller's, a file in the place of `out` that holds other things, images that hold two mosaics each."
     if labels not in ('hard', 'soft'): raise OgmError(f"unknown labels {labels!r}: choose 'hard' or 'soft'")
     if labels == 'soft' and teacher is None: raise OgmError('soft labels need a teacher: pass one, or choose hard labels')
+    if odd := [k for k, p in dict(ds=ds, val=val).items() if hasattr(p, 'train')]: raise OgmError(f'{odd[0]} is a whole source: give source.train to learn from, source.val to be judged by')
     if not len(val): raise OgmError('there are no images to score on: give validation images (--data)')
     if getattr(ds, 'chroma', 1) > 1: raise OgmError('these images hold two mosaics each, with the colours apart, and no student can read them: pass unfold(ds), of ogm.distilled')
-    same_order(ds, val); title = recipe if isinstance(recipe, str) else 'custom'
-    recipe, seeds, device = get_recipe(recipe), _seeds(seeds), pick_device(device); done = get_recipe(recipe, **{k: v for k, v in kw.items() if k in vars(recipe)})
-    if isinstance(arch, torch.nn.Module): raise OgmError(f'arch is a network, {type(arch).__name__}, and every student needs a new one: give a function (classes, side) -> network')
-    arch, teacher = arch or default_arch(ds, teacher), _in_order(teacher, val, ds) if labels == 'soft' else teacher
+    same_order(ds, val); _settable(kw, dict(mean=mean, std=std)); title, plain = recipe if isinstance(recipe, str) else 'custom', get_recipe(recipe)
+    done, recipe, seeds, device = get_recipe(recipe, **{k: v for k, v in kw.items() if k in vars(plain)}), plain, _seeds(seeds), pick_device(device)
+    arch, teacher = arch or default_arch(ds, teacher, size), _in_order(teacher, val, ds) if labels == 'soft' else teacher
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))
     if mean is None or std is None or size is None: raise OgmError('a plain split has no mean, std and size: pass them, or a teacher')
-    called = net = arch
-    if callable(arch): # known by what it builds, for two functions may have the same name
-        with seeded(0, 'shape'): called, net = getattr(arch, '__name__', 'custom'), repr(arch(len(ds.classes), size))
+    called, net = _own(arch, len(ds.classes), size) if callable(arch) else (arch, arch)
     shown = {k: v for k, v in kw.items() if k != 'on_epoch'} # who looks on changes nothing
     settings, cells = _plain(recipe.told() | {k: v for k, v in shown.items() if v is not None}), getattr(ds, 'factor', 1)
     key = _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=shown,
@@ -150,7 +166,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     runs = _known(out, key)
     for s in seeds:
         checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'
-        new = s not in runs
+        new = any_rank(s not in runs) # also when only one of several processes sees the file
         if new: runs[s] = _student(ds, val, s, recipe=recipe, arch=arch, labels=labels, teacher=teacher, mean=mean, std=std, size=size, device=device, checkpoint=checkpoint, **kw)
         if new and out and rank() == 0: write_json(out, provenance(key=key, name=name, recipe=title, settings=settings, labels=labels, arch=called, n_train=len(ds), n_val=len(val), runs=list(runs.values())))
         if out and checkpoint and rank() == 0: checkpoint.unlink(missing_ok=True) # the score is on disk
@@ -214,4 +230,4 @@ def table(rows:dict, # row title -> {column title: Score or text}
     "A Markdown table of scores in percent, mean ± standard deviation over seeds; what was not run stays empty."
     cols = list(dict.fromkeys(c for r in rows.values() for c in r))
     lines = [['', *cols], ['---']*(len(cols) + 1)] + [[name, *(str(r.get(c, '')) for c in cols)] for name, r in rows.items()]
-    return '\n'.join('| ' + ' | '.join(l) + ' |' for l in lines)
+    return '\n'.join('| ' + ' | '.join(str(c).replace('|', '\\|') for c in l) + ' |' for l in lines) # a bar in a name is no border

@@ -77,6 +77,7 @@ def compute(work):
         assert all(torch.equal(state, s) for s in gather_ranks(state[None])), 'the ranks ended with different nets'
     score = evaluate(start, src.val, 'ogm-basic', seeds=2, arch='convnet2-w16-in', epochs=20, device='cpu', out=work/f'score{world_size()}.json', work=work)
     r['score'] = score.last
+    r['known'] = evaluate(start, src.val, 'ogm-basic', seeds=2, arch='convnet2-w16-in', epochs=20, device='cpu', out=work/(f'score{world_size()}.json' if rank() == 0 else 'unseen.json')).last # a file that one machine has and another has not
     try: train(build_seeded('convnet2-w16-in', 10, 8), src.train.subset([0]), 'sgd', epochs=1, **kw)
     except OgmError as e: r['too few'] = str(e)
     return r

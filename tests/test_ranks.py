@@ -97,6 +97,7 @@ def test_the_curves_are_the_same(results, what):
 def test_the_scores_are_the_same(results):
     one, two, work = results
     assert two['score'] == pytest.approx(one['score'], abs=.02)
+    assert (one['known'], two['known']) == (one['score'], two['score'])
     a, b = (read_json(work/f'score{w}.json') for w in (1, 2))
     assert a['key'] == b['key'] and (a['world_size'], b['world_size']) == (1, 2)
     assert not list(work.glob('*.ckpt'))                        # a score on disk needs no checkpoint
