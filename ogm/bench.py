@@ -421,15 +421,18 @@ def bench(out:str=None, # file for the JSON; None prints only
           add:bool=False, # add to the samples that `out` holds, for a machine that is free now and then
           quick:bool=False, # toy sizes, two rounds: a test of the bench, not a measurement
          )->list: # rows, see `row`
-    "Measure the ratios and print the table; parts that `out` holds from before and that are not asked for are kept. Raises `OgmError` on an unknown part."
+    "Measure the ratios and print the table; parts that `out` holds from before and that are not asked for are kept. Raises `OgmError` on an unknown part, and when `out` was measured otherwise."
     b, names = Bench(device, quick, rounds), list(PARTS) if parts == 'all' else parts.split(',') if parts else list(BARS)
     if odd := [p for p in names if p not in PARTS]: raise OgmError(f'unknown part {odd[0]!r}: choose {", ".join(PARTS)}, all')
-    old = read_json(Path(out)) if out and Path(out).exists() else {}; done = old['rows'] if (old.get('hardware'), old.get('device')) == (hardware(), str(b.device)) else []
+    old = read_json(Path(out)) if out and Path(out).exists() else dict(rows=[]); how = dict(device=str(b.device), threads=torch.get_num_threads(), quick=quick, arch=b.arch, side=b.side, batch=b.batch)
+    if not isinstance(old, dict) or 'rows' not in old: raise OgmError(f'{str(out)!r} holds no measurements: choose another --out')
+    if odd := [f'{k} {old[k]!r} (now {v!r})' for k, v in (how | dict(hardware=hardware())).items() if old.get(k, v) != v]: raise OgmError(f'{str(out)!r} was measured with {", ".join(odd)}: choose another --out')
+    done = old['rows']
     for p in names:
         new = _part_rded(b, photos) if p == 'rded' else PARTS[p](b)
         new = [r | dict(name=p) for r in new]; new = _merge([r for r in done if r['name'] == p], new) if add else new
         done = [r for r in done if r['name'] != p] + new
-        if out: write_json(Path(out), provenance(rows=done, device=str(b.device), threads=torch.get_num_threads(), quick=quick, arch=b.arch, side=b.side, batch=b.batch))
+        if out: write_json(Path(out), provenance(rows=done, **how))
     print(table(sorted(done, key=lambda r: r['part']))); return done
 
 # %% ../nbs/17_bench.ipynb #3cbea08f

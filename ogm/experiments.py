@@ -10,7 +10,7 @@ import dataclasses, json, resource, sys, time
 from pathlib import Path
 import torch
 from .cli import IMAGES, _lock, _possible, counts, get_teacher, remember
-from .core import OgmError, Stopped, distributed, file_name, pick_device, provenance, rank, read_json, write_json
+from .core import OgmError, Stopped, any_rank, distributed, file_name, pick_device, provenance, rank, read_json, write_json
 from .data import Source, is_number, open_source, stratified
 from .distilled import DistilledSet, finished, join, unfold
 from .evaluation import Score, evaluate, same_order
@@ -57,6 +57,9 @@ def _beside(source, teacher, ds, row, ipc, seed, device, place): # what students
 # %% ../nbs/16_experiments.ipynb #b2a8d505
 RECIPES_ = ('ogm-basic', 'ogm-muon') # AdamW, Muon (Table 8)
 
+def _many(seeds): # said before anything is computed
+    if not is_number(seeds, 1, whole=True): raise OgmError(f'seeds is {seeds!r}: give how many students, at least 1')
+
 def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
 def _other(old, row, seed, epochs, source, teacher, amp): # the first thing in which a file differs from its row today; '' when nothing does
@@ -88,11 +91,12 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             targets:dict|None=None, # real targets of this teacher, shared between rows
             amp:bool=False, # students in bfloat16
            )->dict: # what the file holds
-    "One row of a table: images, their cost, and a score for each labels x recipe. Raises `OgmError` when the file of that name was made with other settings."
-    device, row, arch = pick_device(device), find_row(name), arch or teacher.arch; whole = row.init == 'whole'; ipc = 0 if whole else ipc; name = name if isinstance(name, str) else row.title
+    "One row of a table: images, their cost, and a score for each labels x recipe. Raises `OgmError` when the file of that name was made with other settings, and without seeds."
+    _many(seeds); device, row, arch = pick_device(device), find_row(name), arch or teacher.arch; whole = row.init == 'whole'; ipc = 0 if whole else ipc; name = name if isinstance(name, str) else row.title
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
     if odd := _other(old, row, seed, epochs, source, teacher, amp): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
-    if {(l, r) for l in labels for r in recipes} <= {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}: return old
+    full = {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}; todo = [(l, r) for l in labels for r in recipes if (l, r) not in full]
+    if not todo: return old
     few = _chosen(name, row, ipc)
     ds, cost = (None, {}) if whole else make_images(source, teacher, row, ipc - few, seed, device, images, targets)
     cost = cost or (old or (read_json(made) if made.exists() else {})).get('cost', {})
@@ -102,7 +106,7 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
     if few: shown = join(shown, unfold(_beside(source, teacher, ds, row, few, seed, device, images/'missed')))
     units = dict(mean=teacher.mean, std=teacher.std, size=teacher.size) if whole else {}
     score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **units, **dict(amp=True) if amp else {})
-    new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l in labels for r in recipes]
+    new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l, r in todo]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
     res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, missed=row.missed, epochs=epochs, amp=amp, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
@@ -112,12 +116,12 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
 
 # %% ../nbs/16_experiments.ipynb #7232a204
 def read_rows(out, # directory of JSON files
-              ipc:int|None=None, # only this many images per class, and all of them
+              ipc:int|None=None, # only this many images per class, and all of them; None: whatever there is, in which a title may come more than once
              )->list: # of dicts, in the order of `ROWS`
     "Every row that has been run."
     order = {n: i for i, n in enumerate(ROWS)}
     rows = [read_json(f) for f in sorted(Path(out).glob('*-ipc*.json'))]
-    rows = [r for r in rows if ipc is None or r['ipc'] in (0, ipc)]
+    rows = [r for r in rows if 'row' in r and (ipc is None or r['ipc'] in (0, ipc))] # a curve is no row
     return sorted(rows, key=lambda r: (r['ipc'], order.get(r['row'].partition(':')[0], 99), r['row']))
 
 # %% ../nbs/16_experiments.ipynb #c137b96e
@@ -150,15 +154,16 @@ def run_curve(name:str, # a recipe, with changes if you like
               eval_every:int=1, # epochs between looks
               device=None, # where
              )->dict: # what the file holds
-    "Accuracy after each epoch for one recipe (Figures 4 and 5), seed by seed. Raises `OgmError` when the file has other settings."
-    recipe, file = get_recipe(name, epochs=epochs), Path(out)/_file(name, f'ipc{ipc}' if ipc else 'all', arch)
+    "Accuracy after each epoch for one recipe (Figures 4 and 5), seed by seed. Raises `OgmError` when the file has other settings or looked after other epochs, and without seeds."
+    _many(seeds); recipe, file = get_recipe(name, epochs=epochs), Path(out)/_file(name, f'ipc{ipc}' if ipc else 'all', arch)
     setup = json.loads(json.dumps(dict(recipe=name, settings=recipe.told(), arch=arch, ipc=ipc, peek=peek, source=source.name, n_val=len(source.val), size=source.size)))
     old = read_json(file) if file.exists() else setup | dict(runs=[])
     now = source.digest()
     if {k: old.get(k) for k in setup} != setup or old.get('images', now) != now: raise OgmError(f'{str(file)!r} was made with other settings: choose another --out')
     runs = {r['seed']: r for r in old['runs']}
     for s in range(seeds):
-        if s in runs: continue
+        if not any_rank(s not in runs): continue
+        if odd := [a for r in runs.values() if eval_every and (a := r.get('at')) and a != [e for e in range(1, a[-1] + 1) if e % eval_every == 0 or e == a[-1]]]: raise OgmError(f'{str(file)!r} has the accuracy after epochs {", ".join(map(str, odd[0][:3]))}, …, and eval_every is {eval_every}: give that of the file, or choose another --out')
         ckpt = Path(out)/'work'/file.with_suffix(f'.{s}.ckpt').name
         runs[s] = _one_curve(source, recipe, s, arch=arch, ipc=ipc, peek=peek, eval_every=eval_every, checkpoint=ckpt, device=pick_device(device))
         if rank() == 0: write_json(file, provenance(**setup, images=now, runs=list(runs.values()))); ckpt.unlink(missing_ok=True)
@@ -197,6 +202,7 @@ def run_table(data:str='digits', # as for `ogm distill`
              ):
     "Run every row that has no file yet. Raises `OgmError` on counts and labels that cannot be, and as `run_row` does."
     dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r, epochs=epochs) for r in _names(recipes)]; ipcs, labels = counts(ipc), tuple(labels.split(','))
+    _many(seeds)
     if odd := {*labels} - {'hard', 'soft'}: raise OgmError(f'unknown labels {min(odd)!r}: choose hard, soft or both')
     with _lock(out):
         src = hold_out(open_source(data), holdout); [build(a, src.n_classes, src.size) for a in filter(None, [arch if not teacher else '', *students.split(',')])]
