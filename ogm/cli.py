@@ -517,7 +517,7 @@ def demo(out:str='runs/demo', # run directory
         if ipc > 1 or not pictures: pictures = {n: d.images[by_class(d, 10, min(ipc, 5))] for n, d in sets.items()}; ncol = min(ipc, 5)
     draw_sets(out/'preview.png', pictures, ncol=ncol)
     print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
-    write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
+    write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std if seeds > 1 else None, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
 # %% ../nbs/14_cli.ipynb #a2627b6d
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)

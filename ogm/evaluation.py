@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from .core import OgmError, any_rank, pick_device, provenance, rank, read_json, seeded, write_json
 from .data import CHECKED, MEMORY, Split, is_number
-from .models import _numbered, build, match_classes, usual_arch
+from .models import Teacher, _numbered, build, match_classes, usual_arch
 from .training import _printed, get_recipe, train
 
 # %% ../nbs/13_evaluation.ipynb #fed018db
@@ -51,7 +51,9 @@ def same_order(ds, # has .classes and .ids: what the labels of the training imag
     have, want = (ds.ids, val.ids) if ds.ids and val.ids else (ds.classes, val.classes)
     have, want = [str(c) for c in have], [str(c) for c in want]
     nameless = len(have) == len(want) and set(have) != set(want) and (_numbered(have) or _numbered(want)) # as other methods call their folders: taken in the order of the numbers
-    if have != want and not nameless: raise OgmError(f'the set has classes {have[:3]}…, the validation images {want[:3]}…: same classes, same order are needed')
+    if have == want or nameless: return
+    k = next((i for i, (a, b) in enumerate(zip(have, want)) if a != b), min(len(have), len(want))); at = lambda names: repr(names[k]) if k < len(names) else 'none'
+    raise OgmError(f'the set has {len(have)} classes, the validation images {len(want)}, and class {k} is {at(have)} there and {at(want)} here: same classes, same order are needed')
 
 # %% ../nbs/13_evaluation.ipynb #d47af0a4
 def default_arch(ds, # `DistilledSet` or `Split`
@@ -150,6 +152,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     "Train students on `ds` and score them on `val`. Raises `OgmError` on unknown recipes, no images, other classes, soft labels without a teacher or from one of other classes, a network in place of a function or a function that builds none, settings that contradict the name of the recipe or are not the caller's, a file in the place of `out` that holds other things, images that hold two mosaics each."
     if labels not in ('hard', 'soft'): raise OgmError(f"unknown labels {labels!r}: choose 'hard' or 'soft'")
     if labels == 'soft' and teacher is None: raise OgmError('soft labels need a teacher: pass one, or choose hard labels')
+    if teacher is not None and not isinstance(teacher, Teacher): raise OgmError(f'teacher is a {type(teacher).__name__}: give a Teacher, as load_teacher makes it')
     if odd := [k for k, p in dict(ds=ds, val=val).items() if hasattr(p, 'train')]: raise OgmError(f'{odd[0]} is a whole source: give source.train to learn from, source.val to be judged by')
     if not len(val): raise OgmError('there are no images to score on: give validation images (--data)')
     if getattr(ds, 'chroma', 1) > 1: raise OgmError('these images hold two mosaics each, with the colours apart, and no student can read them: pass unfold(ds), of ogm.distilled')

@@ -488,7 +488,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
           checkpoint=None, # file to continue from and to write to
           save_every:int=None, # epochs between writes; None for once in `CHECKPOINT_SECONDS`
           factor:int=1, # cells a side, if the images are mosaics
-          eval_every:int=None, # epochs between measurements
+          eval_every:int=None, # epochs between measurements; None for ten in all
           max_steps:int=None, # at most so many updates
           amp:bool=False, # forward pass in bfloat16
           channels_last:bool=None, # memory layout: the numbers of a pixel side by side; None: on a CPU, unless in bfloat16, which is slower so
@@ -499,6 +499,8 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
          )->History: # losses and accuracies
     "Train on one process or on all ranks. Raises `OgmError` on a loss that is not finite, an unfitting checkpoint, unknown recipes and labels."
     recipe, device = get_recipe(recipe, epochs=epochs, **changes), pick_device(device)
+    for k, v in dict(max_steps=max_steps, eval_every=eval_every).items():
+        if v and not is_number(v, 1, whole=True): raise OgmError(f'{k} must be a whole number from 1, not {v!r}')
     if val is not None and not len(val): raise OgmError('there are no validation images to measure accuracy on: give some (with `ogm train`, another --data), or val=None')
     feed = _Feed(split, size, device, workers); teacher = _teacher_for(labels, teacher, split, device)
     if recipe.steps: max_steps, recipe = min(recipe.steps, max_steps or recipe.steps), dataclasses.replace(recipe, epochs=recipe.steps)
