@@ -167,12 +167,23 @@ def test_image_folder_with_parts(tmp_path):
     assert (len(s.train), len(s.val), s.classes, s.train.lazy) == (10, 4, ['cat', 'dog'], False)
     assert s.train[0][0].shape == (3, 10, 12) and [y for _, y in s.train] == [0]*5 + [1]*5
 
-@pytest.mark.parametrize('name', ['validation', 'test', 'Val', 'dev'])
+@pytest.mark.parametrize('name', ['validation', 'test', 'Val', 'dev', 'Testing', 'eval'])
 def test_names_of_the_validation_part(tmp_path, name):
     folder(tmp_path/'train'); folder(tmp_path/name, n=3); assert len(open_source(tmp_path).val) == 6
 
 def test_class_called_train(tmp_path):
     s = open_source(folder(tmp_path, ['bus', 'car', 'train'])); assert s.classes == ['bus', 'car', 'train'] and len(s.val) == 3
+
+def test_parts_are_not_taken_for_classes(tmp_path):
+    folder(tmp_path/'a'/'train'); folder(tmp_path/'a'/'val', n=3); folder(tmp_path/'a'/'predict', ['x']); s, w = told(open_source, tmp_path/'a')
+    assert (s.classes, len(s.train), len(s.val)) == (['cat', 'dog'], 8, 6) and len(w) == 1 and 'predict left out' in w[0]
+    for parts in (['train', 'predict'], ['seg_train', 'seg_test'], ['val', 'test']):
+        for k in parts: folder(tmp_path/parts[0]/k)
+        s, w = told(open_source, tmp_path/parts[0]); assert s.classes == sorted(parts) and len(w) == 1 and 'is taken for a class' in w[0]
+
+def test_classes_without_validation_images(tmp_path):
+    folder(tmp_path/'train', ['ant', 'bee', 'cow']); folder(tmp_path/'val', ['ant', 'cow']); s, w = told(open_source, tmp_path); assert s.val.labels.bincount().tolist() == [4, 0, 4]
+    assert len(w) == 1 and "no image of 1 of 3 classes, e.g. 'bee'" in w[0]
 
 def test_wordnet_ids_match_across_names(tmp_path):
     folder(tmp_path/'train', ['n01440764_tench', 'n01443537_gold_fish']); folder(tmp_path/'val', ['n01440764', 'n01443537'], n=2)
@@ -186,6 +197,18 @@ def test_clutter_is_passed_over(tmp_path):
     folder(tmp_path); (tmp_path/'.hidden').mkdir(); (tmp_path/'__MACOSX').mkdir(); (tmp_path/'cat'/'._0.png').write_text('x')
     (tmp_path/'cat'/'notes.txt').write_text('x'); (tmp_path/'cat'/'Thumbs.db').write_text('x'); (tmp_path/'README.md').write_text('x')
     s, w = told(open_source, tmp_path); assert len(s.train) + len(s.val) == 8 and not w
+
+def test_what_a_user_would_miss(tmp_path):
+    folder(tmp_path/'pets'); [(tmp_path/'pets'/'cat'/n).write_bytes(b'x') for n in ('a.HEIC', 'b.dng', '._c.heic')]; (tmp_path/'pets'/'cat'/'more').symlink_to(folder(tmp_path/'old')/'dog')
+    s, w = told(open_source, tmp_path/'pets'); assert len(s.train) + len(s.val) == 8 and len(w) == 2
+    assert "not followed (1, e.g. cat/more)" in w[0] and 'left out (2, e.g. cat/a.HEIC)' in w[1]
+
+@pytest.mark.skipif(os.name != 'posix', reason='there names are text')
+def test_names_that_are_no_text(tmp_path):
+    folder(tmp_path/'pets')
+    try: os.rename(tmp_path/'pets'/'cat'/'0.png', os.fsencode(tmp_path/'pets'/'cat') + b'/\xff.png')
+    except OSError: pytest.skip('this file system wants text')
+    a = open_source(tmp_path/'pets').digest(); os.rename(os.fsencode(tmp_path/'pets'/'cat') + b'/\xff.png', os.fsencode(tmp_path/'pets'/'cat') + b'/\xfe.png'); assert open_source(tmp_path/'pets').digest() != a
 
 def test_unreadable_files_are_named_once_and_labels_stay(tmp_path):
     folder(tmp_path, n=6); good = pixels(open_source(tmp_path, val_fraction=0).train)
@@ -259,6 +282,17 @@ def test_parquet_of_class_ids_bytes_and_texts(tmp_path):
 def test_parquet_metadata_that_does_not_fit_is_done_without(tmp_path):
     s = open_source(table(tmp_path/'a.parquet', {'huggingface': '{"info": {"features": {"x": {"_type": "Hologram"}}}}'}, image=cells(4), label=[0, 1]*2))
     assert s.classes == ['0', '1']
+
+def test_shards_that_number_their_classes_otherwise(tmp_path):
+    other = {k: v.replace('"ant", "bee"', '"bee", "ant"') for k, v in META.items()}; assert other != META
+    for name, meta in (('same', META), ('plain', None), ('other', other)):
+        table(tmp_path/name/'train-0.parquet', META, img=cells(4), fine_label=[0, 1]*2); table(tmp_path/name/'train-1.parquet', meta, img=cells(4, 9), fine_label=[0, 1]*2)
+    assert open_source(tmp_path/'same').classes == open_source(tmp_path/'plain').classes == ['ant', 'bee']; fails('train-1.parquet', 'bee, ant', 'or in another order')(tmp_path/'other')
+
+def test_labels_that_cannot_be(tmp_path):
+    fails('labels reach 3, but no row has 0')(table(tmp_path/'one.parquet', image=cells(6), label=[1, 2, 3]*2))
+    fails('has no label column')(table(tmp_path/'floats.parquet', image=cells(4), label=[0., None, 1., 1.], file=['a', 'b', 'a', 'b']))
+    assert open_source(table(tmp_path/'other.parquet', image=cells(4), animal=['a', 'b']*2)).classes == ['a', 'b']
 
 def test_saved_datasets(tmp_path):
     datasets = pytest.importorskip('datasets')
@@ -346,7 +380,7 @@ def test_bad_tables(tmp_path):
     fails('d.parquet', 'without a label', 'row 1')(t('d.parquet', image=cells(3), label=[0, None, 1]))
     fails('e.parquet', 'label -1 in row 1', 'out of range')(t('e.parquet', image=cells(3), label=[0, -1, 1]))
     fails('f.parquet', 'label 7 in row 2', '2 classes')(table(tmp_path/'f.parquet', META, img=cells(3), fine_label=[0, 1, 7]))
-    fails('g.parquet', "class '1' has no readable image")(t('g.parquet', image=cells(4), label=[0, 0, 2, 2]))
+    fails('g.parquet', "labels reach 2, but no row has 1")(t('g.parquet', image=cells(4), label=[0, 0, 2, 2]))
     fails('h.parquet', 'only one class')(t('h.parquet', image=cells(2), label=[0, 0]))
     fails('i.parquet', 'no rows')(t('i.parquet', image=pa.array([], pa.binary()), label=pa.array([], pa.int64())))
     (tmp_path/'j.parquet').write_text('PAR1 or not'); fails('j.parquet', 'not a readable parquet file')(tmp_path/'j.parquet')
