@@ -175,7 +175,7 @@ def card(ds, # a `DistilledSet`
     if ds.levels < 256: grid += f' A value is one of {ds.levels} levels.'
     made = json.dumps({k: v for k, v in ds.config.items() if isinstance(v, (str, int, float, bool))}).replace('`', "'")
     r = lambda t: '[' + ', '.join(f'{v:.4f}' for v in t) + ']'
-    return CARD.format(yaml=json.dumps(head, indent=1), title=_md(title), n=len(ds), size=ds.size, ipc=ds.ipc, c=len(ds.classes),
+    return CARD.format(yaml=json.dumps(head, indent=1), title=_md(title), n=len(ds), size=ds.size, ipc=f'{ds.ipc}{" or more"*(len(ds) > ds.ipc*len(ds.classes))}', c=len(ds.classes),
                        mean=r(ds.mean), std=r(ds.std), grid=grid, config=made, rows=rows)
 
 # %% ../nbs/08_distilled.ipynb #29590778
