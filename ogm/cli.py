@@ -172,8 +172,8 @@ def run_distill(source, # `Source` of real images
     if old and rank() == 0: _set_aside(out)
     barrier()
     try: ds = _make(source, out, s, settings, data=data, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, seed=seed, device=device, every=every, unfold=unfold, digest=digest)
-    except OgmError:
-        if old and rank() == 0: _put_back(out) # nothing is lost for a run that cannot be
+    except Exception as e: # nothing is lost for a run that cannot be, be it for want of memory
+        if old and rank() == 0 and not (isinstance(e, RuntimeError) and _lost_rank(e)): _put_back(out)
         raise
     if rank() == 0: ds.save(out, overwrite=overwrite); _discard(out/'.before')
     return ds
@@ -327,6 +327,7 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
     "Distil images: teacher, start, target, synthesis, artifact (Algorithm 2)."
     from ogm.core import distributed
     from ogm.data import open_source
+    from ogm.distilled import finished
     _apart(data, out)
     with distributed(device) as dev, contextlib.nullcontext() if plan else _lock(out):
         road = dict(teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, device=dev)
@@ -335,7 +336,9 @@ def distill(data:str='digits', # 'digits', an image folder, a parquet file, 'cif
         src = open_source(data, size=size, seed=seed, strict=strict); _say(src)
         if plan:
             from ogm.synthesis import Settings
-            _say(plan_text(plan_road(src, Settings(seed=seed, **settings), **road))); return
+            _say(plan_text(plan_road(src, Settings(seed=seed, **settings), **road)))
+            if finished(out): _say(f'note: {str(out)!r} holds a finished set already, which ' + ('would be replaced' if overwrite else 'is not replaced: choose another --out, or give --overwrite'))
+            return
         ds = run_distill(src, out, data=data, overwrite=overwrite, every=every, seed=seed, unfold=unfold, size=size, **road, **settings)
         _say(f'{ds}\nwritten to {out}')
 
@@ -389,7 +392,8 @@ def _judges(run, ds, data): # (source of the images to be classified, what to ad
     now = src.digest(); known = ds.config.get('images', now if name == own else '')
     if not data and 'images' not in ds.config: _say('note: this set does not say which images were held out when it was made, so some of those that it is judged by may have been learnt from')
     if now == known: return src, ''
-    if not data: _say(f'note: {name!r} has changed since the set was made, and so may its held-out images have')
+    if data: _say(f'{str(src).splitlines()[0]}: scored on the latter') # a folder of test images alone is divided like any other
+    else: _say(f'note: {name!r} has changed since the set was made, and so may its held-out images have')
     return src, f'-on-{re.sub(r"[^0-9A-Za-z_.-]+", "_", src.name)[:40]}-{now[:6]}'
 
 # %% ../nbs/14_cli.ipynb #b3d56782
@@ -399,7 +403,7 @@ def evaluate(run:str, # directory of a finished set
              seeds:int=3, # students
              arch:str=None, # the student; None: the teacher's network
              epochs:int=None, # None: the recipe's
-             data:str=None, # validation images; None: those of the run's source
+             data:str=None, # other images to judge by, as for distill: the validation part, or the fifth held out where there is none; None: the run's source
              unfold:bool=False, # show the student each patch of a mosaic as an image of its own; sets made for it always are
              device:str=None, # cpu, cuda; None: the best there is
             ):
@@ -502,22 +506,23 @@ def demo(out:str='runs/demo', # run directory
     from ogm.distilled import by_class
     from ogm.training import fit_teacher
     out, src = Path(out), open_source('digits'); wanted = counts(ipcs, 'ipcs'); [_possible(src, 'random', i, None) for i in wanted]; print(src); rows, pictures, file = {}, {}, out/'teacher.safetensors'
-    make = lambda: fit_teacher(src, 'convnet2-w32', scale=.08, flip=False, device=device, checkpoint=out/'teacher.ckpt', verbose=True)
-    teacher = kept(file, make, lambda t, f: t.save(f), lambda f: load_teacher(f, src)); print(teacher)
-    for ipc in wanted:
-        home = lambda init: out/f'ipc{ipc}-{init}'
-        made = {i: run_distill(src, home(i), data='digits', teacher=file, init=i, ipc=ipc, iters=iters, gamma=gamma, eps=eps, device=device, overwrite=True) for i in ('random', 'rded')}
-        start = {i: get_start(src, teacher, i, ipc, None, 0, device, home(i)/'work') for i in made}
-        sets = {'Random': start['random'], 'OGM on random': made['random'], 'RDED': start['rded'], 'OGM on RDED': made['rded']}
-        for name, d in sets.items():
-            row = rows.setdefault(name, {})
-            for recipe, label in (('ogm-basic', 'AdamW'), ('ogm-muon', 'Muon')):
-                row[f'IPC {ipc}, {label}'] = s = score(d, src.val, recipe, seeds=seeds, epochs=epochs, teacher=teacher, name=f'{name}, ipc {ipc}', device=device, out=out/'scores'/f'{name}-{ipc}-{recipe}-{iters}-{gamma:g}-{eps:g}-{epochs}.json')
-                print(repr(s), flush=True)
-        if ipc > 1 or not pictures: pictures = {n: d.images[by_class(d, 10, min(ipc, 5))] for n, d in sets.items()}; ncol = min(ipc, 5)
-    draw_sets(out/'preview.png', pictures, ncol=ncol)
-    print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
-    write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std if seeds > 1 else None, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
+    with _lock(out):
+        make = lambda: fit_teacher(src, 'convnet2-w32', scale=.08, flip=False, device=device, checkpoint=out/'teacher.ckpt', verbose=True)
+        teacher = kept(file, make, lambda t, f: t.save(f), lambda f: load_teacher(f, src)); print(teacher)
+        for ipc in wanted:
+            home = lambda init: out/f'ipc{ipc}-{init}'
+            made = {i: run_distill(src, home(i), data='digits', teacher=file, init=i, ipc=ipc, iters=iters, gamma=gamma, eps=eps, device=device, overwrite=True) for i in ('random', 'rded')}
+            start = {i: get_start(src, teacher, i, ipc, None, 0, device, home(i)/'work') for i in made}
+            sets = {'Random': start['random'], 'OGM on random': made['random'], 'RDED': start['rded'], 'OGM on RDED': made['rded']}
+            for name, d in sets.items():
+                row = rows.setdefault(name, {})
+                for recipe, label in (('ogm-basic', 'AdamW'), ('ogm-muon', 'Muon')):
+                    row[f'IPC {ipc}, {label}'] = s = score(d, src.val, recipe, seeds=seeds, epochs=epochs, teacher=teacher, name=f'{name}, ipc {ipc}', device=device, out=out/'scores'/f'{name}-{ipc}-{recipe}-{iters}-{gamma:g}-{eps:g}-{epochs}.json')
+                    print(repr(s), flush=True)
+            if ipc > 1 or not pictures: pictures = {n: d.images[by_class(d, 10, min(ipc, 5))] for n, d in sets.items()}; ncol = min(ipc, 5)
+        draw_sets(out/'preview.png', pictures, ncol=ncol)
+        print(f'\nAccuracy in % on {len(src.val)} held-out digits, mean ± std over {seeds} seeds, last of {epochs} epochs, hard labels, student {teacher.arch}:\n\n{table(rows)}\n\npicture: {out/"preview.png"}')
+        write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std if seeds > 1 else None, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
 # %% ../nbs/14_cli.ipynb #a2627b6d
 COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
@@ -543,6 +548,7 @@ def parse(argv:list, # words of the command line
     words = [w.partition('=')[0].replace('-', '_').replace('__', '--', 1) + ''.join(w.partition('=')[1:]) if w.startswith('--') and not w.startswith('--no-') else w for w in argv[1:]] # --eta-layers is --eta_layers
     p.add_argument('--debug', action='store_true', help='show the traceback of a failure')
     kw = vars(p.parse_args(words)); debug = kw.pop('debug')
+    kw |= {k: os.path.expanduser(kw[k]) for k in ('out', 'run', 'other', 'teacher') if kw.get(k)} # the shell leaves --out=~/run as it is
     if kw.get('preset'): _typed_twice(kw['preset'], p, words)
     return f, {k: v for k, v in kw.items() if k not in ('pdb', 'xtra')}, debug
 

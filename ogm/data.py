@@ -676,10 +676,17 @@ def _pair(parts, root, name): # (train, val or None) of {'train' part: its files
     (a, *b) = ([root/f if root else f for f in p] for p in parts if p); first, like = _parquet(a, where(parts[0]))
     return first, _parquet(b[0], where(parts[1]), like)[0] if b else None
 
+def _all_shards(names, name): # files that count themselves, as 'train-00000-of-00005' does
+    sets = {}
+    for m in filter(None, (re.match(r'(.*)-\d+-of-(\d+)', n) for n in names)): sets[m.groups()] = sets.get(m.groups(), 0) + 1
+    for (stem, of), n in sets.items():
+        if n < int(of): warnings.warn(_legible(f'{name}: only {n} of {int(of)} files of {stem!r} are there: fetch the rest, unless a part is what you want'), stacklevel=5)
+
 def _tables(path):
     "(train, val or None) of a parquet file or a directory of them."
     files = [path] if path.is_file() else sorted(p for p in path.rglob('*.parquet') if p.name[0] != '.')
     root = path.parent if path.is_file() else path; names = [p.relative_to(root).as_posix() for p in files]
+    if path.is_dir(): _all_shards(names, path.name)
     return _pair((names, []) if path.is_file() else _parts(names), root, path.name)
 
 # %% ../nbs/01_data.ipynb #39950de1
@@ -694,6 +701,11 @@ def _fetched(url): # where a file of the hub lies on this computer, after a down
     from huggingface_hub import hf_hub_download
     return hf_hub_download(m[1], m[3], repo_type='dataset', revision=unquote(m[2]))
 
+def _cached(name): # what helps a computer without a network
+    from huggingface_hub import constants
+    d = os.path.join(constants.HF_HUB_CACHE, f'datasets--{name.replace("/", "--")}', 'snapshots'); there = sorted(Path(d).iterdir(), key=os.path.getmtime) if os.path.isdir(d) else []
+    return f', or give the copy that was downloaded before, {str(there[-1])!r}' if there else ''
+
 def _hub(x):
     "(train, val or None) of 'hf:org/name' or 'hf:org/name:config', 'hf-stream:' likewise; code from the hub is never executed."
     import datasets, inspect
@@ -706,7 +718,7 @@ def _hub(x):
         if how == 'hf': parts = [[_fetched(f) for f in fs] for fs in parts]
     except OgmError: raise
     except Exception as e:
-        raise OgmError(f"{x!r} could not be loaded ({type(e).__name__}: {_why(e)}): check the name and the network") from e
+        raise OgmError(f"{x!r} could not be loaded ({type(e).__name__}: {_why(e)}): check the name and the network{_cached(name)}") from e
     return _pair(parts, None, name)
 
 # %% ../nbs/01_data.ipynb #d5f7ae86

@@ -254,6 +254,18 @@ def test_a_folder_that_changed(tmp_path):
     code, said, _ = ogm(*score); assert code == 0 and 'has changed since the set was made' in said and len(list((tmp_path/'a'/'scores').glob('*.json'))) == 2
     (pets/'cat'/'new.png').unlink(); assert ogm(*distil(pets, tmp_path/'b'))[0] == 0 and 'has changed' not in ogm(*score)[1]
 
+def test_a_plan_over_a_finished_set(run, images):
+    before = tree(run); plan = [*distil(images, run), '--plan']; code, said, _ = ogm(*plan); assert code == 0 and 'holds a finished set already' in said and 'give --overwrite' in said
+    assert 'would be replaced' in ogm(*plan, '--overwrite')[1] and 'finished set' not in ogm(*distil(images, run.parent/'new'), '--plan')[1] and tree(run) == before
+
+def test_a_demo_holds_its_directory(tmp_path):
+    from ogm.core import run_lock
+    with run_lock(tmp_path/'demo'): refused('demo', '--out', tmp_path/'demo', '--seeds', 1, '--iters', 1, '--epochs', 1, says='is in use by another ogm process')
+
+def test_other_judges_are_counted(run, tmp_path):
+    "A folder of test images alone is divided like any other, which is said."
+    code, said, _ = ogm('evaluate', run, '--data', folder(tmp_path/'test', n=10), '--seeds', 1, '--epochs', 1, '--device', 'cpu'); assert code == 0 and 'test: 16 train and 4 validation images of 2 classes: scored on the latter' in said
+
 def test_nothing_to_score_on(run, tmp_path): refused('evaluate', run, '--data', run, '--epochs', '1', says='no images to score on')
 
 def test_a_moved_run_says_what_is_missing(images, tmp_path):

@@ -289,6 +289,18 @@ def test_shards_that_number_their_classes_otherwise(tmp_path):
         table(tmp_path/name/'train-0.parquet', META, img=cells(4), fine_label=[0, 1]*2); table(tmp_path/name/'train-1.parquet', meta, img=cells(4, 9), fine_label=[0, 1]*2)
     assert open_source(tmp_path/'same').classes == open_source(tmp_path/'plain').classes == ['ant', 'bee']; fails('train-1.parquet', 'bee, ant', 'or in another order')(tmp_path/'other')
 
+def test_shards_that_are_missing(tmp_path):
+    for k in range(2): table(tmp_path/'data'/f'train-0000{k}-of-00003.parquet', META, img=cells(4, 9*k), fine_label=[0, 1]*2)
+    s, w = told(open_source, tmp_path); assert len(s.train) + len(s.val) == 8 and len(w) == 1 and "only 2 of 3 files of 'data/train'" in w[0]
+    table(tmp_path/'data'/'train-00002-of-00003-9f3a.parquet', META, img=cells(4, 20), fine_label=[0, 1]*2); assert not told(open_source, tmp_path)[1] and not told(open_source, tmp_path/'data'/'train-00000-of-00003.parquet')[1]
+
+def test_a_hub_that_cannot_be_reached(tmp_path, monkeypatch):
+    datasets, hub = (pytest.importorskip(m) for m in ('datasets', 'huggingface_hub'))
+    def gone(*a, **kw): raise ConnectionError('offline')
+    monkeypatch.setattr(datasets, 'load_dataset_builder', gone); monkeypatch.setattr(hub.constants, 'HF_HUB_CACHE', str(tmp_path)); fails('offline', 'the network')('hf:org/name')
+    copy = tmp_path/'datasets--org--name'/'snapshots'/'ab12'; table(copy/'data'/'train.parquet', META, img=cells(4), fine_label=[0, 1]*2)
+    fails('the network', copy)('hf:org/name:plain'); assert open_source(copy).classes == ['ant', 'bee']
+
 def test_labels_that_cannot_be(tmp_path):
     fails('labels reach 3, but no row has 0')(table(tmp_path/'one.parquet', image=cells(6), label=[1, 2, 3]*2))
     fails('has no label column')(table(tmp_path/'floats.parquet', image=cells(4), label=[0., None, 1., 1.], file=['a', 'b', 'a', 'b']))
