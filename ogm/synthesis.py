@@ -269,8 +269,8 @@ def _units(x, old, new): # from how the one normalises to how the other does
 def _changed(self, x): # all alike in a step, if they are to be
     return siamese(x, rng(self.s.seed, 'siamese', self.b, self.t)) if self.s.eta_augment else x
 
-def _real_gradients(self, net, layers, classes, pixels=2**21): # of the examples of this step, class by class; each rank looks at its share, so many pixels at once
-    x, y = self.young.examples((self.b-1)*self.s.iters + self.t, classes, self.s.eta_images); own = own_rows(len(y)); few, G = max(1, pixels//x.shape[-1]**2), {}
+def _real_gradients(self, net, layers, classes, later=None, pixels=2**21): # of the examples of this step, class by class; each rank looks at its share, so many pixels at once
+    x, y = self.young.examples((self.b-1)*self.s.iters + self.t, classes, self.s.eta_images, later); own = own_rows(len(y)); few, G = max(1, pixels//x.shape[-1]**2), {}
     for some, of in zip(x[own].split(few), y[own].split(few)):
         for n, g in class_gradients(net, _changed(self, self.young.normalize(some)), of, classes, layers).items(): G[n] = G[n] + g.detach() if n in G else g.detach()
     return {n: sum_ranks(g) for n, g in G.items()}
@@ -289,11 +289,11 @@ def some_classes(classes:torch.Tensor, # (c,) int64
 
 # %% ../nbs/12_synthesis.ipynb #904d60b8
 def _class_term(self): # the distance of class-wise gradients, on the novice whose turn it is
-    net = self.young.at((self.b-1)*self.s.iters + self.t); layers = _compared(net, self.s)
-    classes = some_classes(self.labels.unique(), self.s.eta_share, self.s.seed, self.b, self.t); now = torch.isin(self.y, classes)
+    first = (self.b-1)*self.s.iters; net = self.young.at(first + self.t); layers = _compared(net, self.s)
+    whose = partial(some_classes, self.labels.unique(), self.s.eta_share, self.s.seed, self.b); classes = whose(self.t); now = torch.isin(self.y, classes)
     x = _shown(self)[now]; cells = resize(_units(_cells(self, x), self.teacher, self.young), x.shape[-1]); y = self.y[now].repeat_interleave(len(cells)//max(1, len(x)))
     G = share_sums(class_gradients(net, _changed(self, cells), y, classes, layers, create_graph=True))
-    return class_distance(G, _real_gradients(self, net, layers, classes))
+    return class_distance(G, _real_gradients(self, net, layers, classes, lambda t: whose(t - first)))
 
 Synthesis.class_term = _class_term
 

@@ -252,11 +252,13 @@ class _Feed:
     def __call__(self, rows): # iterator of LongTensors -> their images, one tensor each
         if self.bytes is None: return (x.to(self.device, non_blocking=True) for x in _stream(self.split, self.size, rows, self.workers))
         return (self.bytes[r.to(self.device, non_blocking=True)] for r in rows)
-    def at(self, t, what, rows, *told): # images of rows(t), and from the disk those of the steps after it, ahead of time; who wants them for `what`, and `told` is what else decides about the rows
+    def at(self, t, what, rows): # images of rows(t), and from the disk those of the steps after it, ahead of time, for who goes on; `what` they are for
         if self.bytes is not None: return next(iter(self([rows(t)])))
-        due, steps = self.coming.pop(what, (None, None))        # who fails has nothing on its way
-        if due != (t, told): steps = _stream(self.split, self.size, map(rows, itertools.count(t)), self.workers)
-        images = next(steps).to(self.device, non_blocking=True); self.coming[what] = (t + 1, told), steps; return images
+        due, drawn, steps = self.coming.pop(what, (None, None, None))   # who fails has nothing on its way
+        images = next(steps) if due == t else None
+        if images is None or not torch.equal(drawn.popleft(), rows(t)): # other rows than were to be expected
+            drawn = deque(); steps = _stream(self.split, self.size, (drawn.append(r) or r for r in map(rows, itertools.count(t))), self.workers); images = next(steps); drawn.popleft()
+        self.coming[what] = t + 1, drawn, steps; return images.to(self.device, non_blocking=True)
     def digest(self): # what the images are, for a checkpoint to recognise them
         h = hashlib.sha256(self.labels.cpu().numpy().tobytes())
         if self.bytes is not None: h.update(self.bytes.cpu().numpy().tobytes())
@@ -618,7 +620,7 @@ def _at(self, t:int, # step of whoever asks, from 0
     if was != life or done > made + 1: net, opt, done = _born(self, k, life)
     net.requires_grad_(True); youth = self.lessons(self.lesson(k, life, i)[0] for i in range(done, made))
     for i, images in zip(range(done, made), youth): _learn(self, net, opt, (k, life, i), images)
-    if done <= made: _learn(self, net, opt, (k, life, made), self.lessons.at(t, 'lessons', lambda t: self.lesson(*self.turn(t))[0], self.seed, self.n, self.age))
+    if done <= made: _learn(self, net, opt, (k, life, made), self.lessons.at(t, 'lessons', lambda t: self.lesson(*self.turn(t))[0]))
     self.alive[k] = life, (net, opt, made + 1); return net.eval().requires_grad_(False)
 
 Novices.turn, Novices.lesson, Novices.at = _turn, _lesson, _at
@@ -627,11 +629,14 @@ Novices.turn, Novices.lesson, Novices.at = _turn, _lesson, _at
 def _examples(self, t:int, # step, from 0
               classes:torch.Tensor, # (k,) int64
               n:int=32, # images of each
+              later=None, # function: a later step -> its classes, to read ahead from a disk; None: the same again
              )->tuple: # ((k*n, 3, s, s) uint8, (k*n,) int64), class by class
     "Real images of some classes, drawn for step `t`. Raises `OgmError` when there are none of a class."
-    if bare := [c for c in classes.tolist() if not len(self.rows[c])]: raise OgmError(f'class {self.classes[bare[0]]!r} has no real images to compare with')
-    def rows(t): g = rng(self.seed, 'examples', t); return torch.cat([own[torch.randint(len(own), (n,), generator=g)] for own in (self.rows[c] for c in classes.tolist())])
-    return self.feed.at(t, 'examples', rows, self.seed, classes.tolist(), n), classes.repeat_interleave(n).to(self.feed.device, non_blocking=True)
+    def rows(u):
+        own, g = [(c, self.rows[c]) for c in (later(u) if later and u > t else classes).tolist()], rng(self.seed, 'examples', u)
+        if bare := [c for c, r in own if not len(r)]: raise OgmError(f'class {self.classes[bare[0]]!r} has no real images to compare with')
+        return torch.cat([r[torch.randint(len(r), (n,), generator=g)] for _, r in own])
+    return self.feed.at(t, 'examples', rows), classes.repeat_interleave(n).to(self.feed.device, non_blocking=True)
 
 Novices.examples = _examples
 
