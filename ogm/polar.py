@@ -10,11 +10,15 @@ import functools, torch, torch.nn.functional as F
 from .core import OgmError
 
 # %% ../nbs/04_polar.ipynb #4f611aec
-def stable_rank(G:torch.Tensor, # (..., m, n) one matrix or a batch
-               )->torch.Tensor: # (...), from 1 (one direction) to min(m, n) (all alike); 0 for a zero matrix
-    "‖G‖_F² / ‖G‖₂²: how many directions carry the energy."
-    s = torch.linalg.svdvals(G.detach().double()); s2 = (s/s.amax(-1, keepdim=True))**2
-    return torch.nan_to_num(s2.sum(-1)).to(G.dtype)
+def _matrices(G, who):
+    if G.ndim < 2 or not G.is_floating_point(): raise OgmError(f'{who} needs real floating-point matrices, got {G.dtype} of shape {tuple(G.shape)}')
+
+def stable_rank(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a batch
+               )->torch.Tensor: # (...), from 1 (one direction) to min(m, n) (all alike); 0 for a zero matrix, NaN for one that is not finite
+    "‖G‖_F² / ‖G‖₂²: how many directions carry the energy. Raises `OgmError` for vectors, integers and complex numbers."
+    _matrices(G, 'stable_rank'); s = torch.linalg.svdvals(G.detach().double().nan_to_num(0, 0, 0)); top = s.amax(-1, keepdim=True) if G.numel() else s[..., :1]
+    rank = torch.where(top > 0, s/top, 0).square().sum(-1)
+    return torch.where(G.isfinite().all(-1).all(-1), rank, torch.nan).to(G.dtype)
 
 # %% ../nbs/04_polar.ipynb #a251bfdd
 def _roots(lam, eps, tol):
@@ -58,7 +62,8 @@ def _onednn():
 
 def _mm(A, B):
     "A @ B for batches of matrices."
-    if A.device.type != 'cpu' or A.dtype != torch.float32 or A.ndim > 3 or not A.numel() or torch.compiler.is_compiling() or not _onednn(): return A @ B
+    alike = A.dtype == B.dtype == torch.float32 and A.ndim == B.ndim in (2, 3) and A.shape[:-2] == B.shape[:-2] and A.shape[-1] == B.shape[-2]
+    if not alike or A.device.type != 'cpu' or not A.numel() or torch.compiler.is_compiling() or not _onednn(): return A @ B # which knows what else fits, and says what does not
     if A.ndim == 2: return _onednn()(A, B.mT, None, 'none', [], '')
     Qs = [_onednn()(a, b.mT, None, 'none', [], '') for a, b in zip(A, B)]
     return Qs[0][None] if len(Qs) == 1 else torch.stack(Qs)
@@ -76,7 +81,7 @@ class _Product(torch.autograd.Function):
         return dA, (product(A.mT, C) if along(B) else product(C.mT, A).mT) if ctx.needs_input_grad[1] else None
 
 def product(A:torch.Tensor, # (..., m, k)
-            B:torch.Tensor, # (..., k, n), as many batch dimensions
+            B:torch.Tensor, # (..., k, n), same dtype
            )->torch.Tensor: # (..., m, n)
     "A @ B, differentiable any number of times, by the library that is faster on this device."
     return _Product.apply(A, B)
@@ -144,27 +149,35 @@ def _newton_pull(X, B, c, eps, Pi, Y, root, Z):
 # %% ../nbs/04_polar.ipynb #eab8e035
 _WAYS = dict(newton=(_newton, _newton_pull), wide=(_wide, _wide_pull), rotated=(_rotated, _rotated_pull))
 
+class _Last(torch.autograd.Function):
+    "A derivative that has none of its own, and says so; left to itself autograd would take it for a constant."
+    @staticmethod
+    def forward(ctx, Gbar, *of): return Gbar.view_as(Gbar)
+    @staticmethod
+    def backward(ctx, *_): raise OgmError('polar is differentiable once: detach its gradient, or use `newton_schulz`, which may be differentiated again')
+
+def _stack(G): return (G if G.dtype == torch.float64 else G.float()).reshape(-1, *G.shape[-2:])
+
 class _Polar(torch.autograd.Function):
     @staticmethod
     def forward(ctx, G, # (..., m, n), m <= n
                 eps, # as in `polar`
                 method): # 'gram', 'svd' or 'newton'
         with torch.autocast(G.device.type, enabled=False):
-            X = (G if G.dtype == torch.float64 else G.float()).reshape(-1, *G.shape[-2:])
-            c = torch.exp2(torch.frexp(X.abs().amax((-2, -1), keepdim=True)).exponent.to(X.dtype) - 1); X = X/c
+            X = _stack(G); c = torch.exp2(torch.frexp(X.abs().amax((-2, -1), keepdim=True)).exponent.to(X.dtype) - 1); X = X/c
             ctx.eps, ctx.work = eps, torch.float64 if eps < 1e-4 else X.dtype
             ctx.way = 'newton' if method == 'newton' else 'rotated' if method == 'svd' or 2*X.shape[-1] < 5*X.shape[-2] else 'wide'
             Q, saved = _WAYS[ctx.way][0](X, eps, ctx.work, method)
-            ctx.save_for_backward(X, c, *saved)
+            ctx.save_for_backward(G, c, *saved)
             return Q.to(G.dtype).reshape(G.shape)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, Qbar): # derivative of the loss by the factor, (..., m, n)
-        X, c, *saved = ctx.saved_tensors
-        with torch.autocast(Qbar.device.type, enabled=False):
-            Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work).reshape(X.shape), c.to(ctx.work), ctx.eps, *saved)
-            return Gbar.to(Qbar.dtype).reshape(Qbar.shape), None, None
+        G, c, *saved = ctx.saved_tensors
+        with torch.no_grad(), torch.autocast(Qbar.device.type, enabled=False):
+            X = _stack(G)/c; Gbar = _WAYS[ctx.way][1](X.to(ctx.work), Qbar.to(ctx.work).reshape(X.shape), c.to(ctx.work), ctx.eps, *saved)
+            Gbar = Gbar.to(Qbar.dtype).reshape(Qbar.shape)
+        return _Last.apply(Gbar, G, Qbar) if torch.is_grad_enabled() else Gbar, None, None
 
 # %% ../nbs/04_polar.ipynb #351ebe51
 def _method(G, eps, method):
@@ -179,8 +192,8 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
           eps:float=0., # damping relative to the largest singular value, >= 0; 0 is Equation 19 to the letter
           method:str|None=None, # 'gram' (float64 eigenvectors of G Gᵀ), 'svd', 'newton' (products alone, eps >= 1e-4); None chooses
          )->torch.Tensor: # same shape and dtype; singular values s/√(s² + (eps·s₁)²)
-    "Equations 19, 20: U Vᵀ = (G Gᵀ)^(-1/2) G, damped by `eps`, once differentiable. Raises `OgmError` for vectors, integers, bad options and, on a CPU, NaN."
-    if G.ndim < 2 or not G.is_floating_point(): raise OgmError(f'polar needs real floating-point matrices, got {G.dtype} of shape {tuple(G.shape)}')
+    "Equations 19, 20: U Vᵀ = (G Gᵀ)^(-1/2) G, damped by `eps`, once differentiable. Raises `OgmError` for vectors, integers, bad options, a second derivative and, on a CPU, NaN."
+    _matrices(G, 'polar')
     method = _method(G, eps, method)
     if not G.numel(): return G.clone()
     if G.shape[-2] > G.shape[-1]: return polar(G.mT, eps, method).mT
@@ -234,16 +247,17 @@ def _polynomial(X, steps):
         if k < steps - 1: A = product(product(P, A), P)
     return R
 
-def newton_schulz(G:torch.Tensor, # (..., m, n) one matrix or a batch
-                  steps:int=5, # iterations
+def newton_schulz(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a batch
+                  steps:int=5, # iterations, >= 0
                   dtype:torch.dtype|None=None, # working precision, e.g. torch.bfloat16 as in the public Muon; None keeps that of `G`
-                 )->torch.Tensor: # same shape and dtype; singular values about 0.68 to 1.20, small ones less; zeros where the norm is beyond the working precision
-    "Muon's quintic Newton–Schulz iteration: roughly Equation 19, by matrix products alone."
-    a, b, c = _ABC; tall = G.shape[-2] > G.shape[-1]
-    X = (G.mT if tall else G).to(dtype or G.dtype)
-    X = X/(torch.linalg.matrix_norm(X, keepdim=True) + 1e-7)
-    if X.shape[-1] >= 2*X.shape[-2]:
-        for k in range(0, steps, 5): X = product(_polynomial(X, min(5, steps - k)).to(X.dtype), X)
-    else:
-        for _ in range(steps): A = X @ X.mT; X = a*X + (b*A + c*A @ A) @ X
-    return (X.mT if tall else X).to(G.dtype)
+                 )->torch.Tensor: # same shape and dtype; singular values about 0.68 to 1.20, small ones less, as are all where the norm of `G` is near 1e-7; zeros where it is beyond the working precision
+    "Muon's quintic Newton–Schulz iteration: roughly Equation 19, by matrix products alone. Raises `OgmError` for vectors, integers and complex numbers."
+    _matrices(G, 'newton_schulz'); a, b, c = _ABC; tall = G.shape[-2] > G.shape[-1]
+    with torch.autocast(G.device.type, enabled=False):
+        X = (G.mT if tall else G).to(dtype or G.dtype)
+        X = X/(torch.linalg.matrix_norm(X, keepdim=True) + 1e-7)
+        if X.shape[-1] >= 2*X.shape[-2]:
+            for k in range(0, steps, 5): X = product(_polynomial(X, min(5, steps - k)).to(X.dtype), X)
+        else:
+            for _ in range(steps): A = X @ X.mT; X = a*X + (b*A + c*A @ A) @ X
+        return (X.mT if tall else X).to(G.dtype)

@@ -1,7 +1,7 @@
 "The polar factor where a page would be too dense: half precision, autocast, extreme scales, memory of shapes, hard spectra."
 import pytest, torch
 from ogm.core import OgmError, rng
-from ogm.polar import polar, polar_many
+from ogm.polar import newton_schulz, polar, polar_many
 
 def _G(*shape, dtype=torch.float32): return torch.randn(shape, generator=rng(0, 'polar', *shape), dtype=dtype)
 def _pull(G, W, *args): G = G.clone().requires_grad_(); return torch.autograd.grad((polar(G, *args)*W).sum(), G)[0]
@@ -29,6 +29,16 @@ def test_autocast_changes_nothing():
     G, W = _G(6, 9), _G(6, 9).mT.reshape(6, 9); want = _pull(G, W, 1e-3)
     with torch.autocast('cpu', torch.bfloat16): got = _pull(G, W, 1e-3)
     assert torch.equal(got, want)
+    for shape in ((8, 9), (8, 20)):
+        with torch.autocast('cpu', torch.bfloat16): got = newton_schulz(_G(*shape))
+        assert torch.equal(got, newton_schulz(_G(*shape)))
+
+@pytest.mark.parametrize('eps,method', WAYS)
+def test_a_second_derivative_is_refused_and_not_left_out(eps, method):
+    for shape in ((4, 9), (9, 4)):
+        G = _G(*shape).requires_grad_(); g, = torch.autograd.grad(polar(G, eps, method).sum(), G, create_graph=True) # linear in the factor
+        with pytest.raises(OgmError, match='differentiable once'): torch.autograd.grad((g**2).sum() + G.sum(), G)
+        assert torch.equal(g.detach(), _pull(G.detach(), torch.ones(shape), eps, method))
 
 @pytest.mark.parametrize('method', ['gram', 'newton'])
 def test_damped_gradient_on_a_hard_spectrum(method):
