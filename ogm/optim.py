@@ -15,34 +15,49 @@ def _dense(g):
     if g.layout == torch.strided and not g.is_complex(): return g
     raise OgmError(f'gradient of shape {tuple(g.shape)} is sparse or complex: these optimisers take dense real gradients')
 
-def _is(v, ok): # a number, or a tensor of one, for which that holds
-    try: return math.isfinite(v) and ok(v)
+def _wide(g): return torch.promote_types(g.dtype, torch.float32) # for squares and their sums
+
+def _is(v, ok): # a number, or a tensor without dimensions, for which that holds
+    try: return getattr(v, 'ndim', 0) == 0 and math.isfinite(v) and ok(v)
     except (TypeError, ValueError): return False
 
 def _check(group):
     for k in ('lr', 'weight_decay', 'eps'):
         if not _is(group.get(k, 0), lambda v: v >= 0): raise OgmError(f'{k} must be a number that is not negative, got {group[k]!r}')
     if not _is(group.get('beta', 0), lambda v: 0 <= v <= 1): raise OgmError(f'beta must lie in [0, 1], got {group["beta"]!r}')
-    if not (_is(group.get('steps', 0), lambda v: v >= 0) and int(group.get('steps', 0)) == group.get('steps', 0)): raise OgmError(f'steps must be a whole number that is not negative, got {group["steps"]!r}')
-    if not isinstance(group.get('dtype'), (torch.dtype, type(None))): raise OgmError(f'dtype must be a torch.dtype or None, got {group["dtype"]!r}')
-    for k in ('momentum', 'vector_momentum', 'betas'):
-        vs = group.get(k, 0) if k == 'momentum' else group.get(k) or 0
-        if not all(_is(v, lambda v: 0 <= v < 1) for v in (vs if isinstance(vs, (tuple, list)) else [vs])): raise OgmError(f'{k} must lie in [0, 1), got {vs}')
+    if not (hasattr(group.get('steps', 0), '__index__') and group.get('steps', 0) >= 0): raise OgmError(f'steps must be a whole number that is not negative, got {group["steps"]!r}')
+    d = group.get('dtype')
+    if d is not None and not (isinstance(d, torch.dtype) and d.is_floating_point): raise OgmError(f'dtype must be a floating-point torch.dtype or None, got {group["dtype"]!r}')
+    for k, vs in dict(momentum=[group.get('momentum', 0)], vector_momentum=[group.get('vector_momentum') or 0], betas=group.get('betas', (0, 0))).items():
+        if not (isinstance(vs, (tuple, list)) and len(vs) == (2 if k == 'betas' else 1) and all(_is(v, lambda v: 0 <= v < 1) for v in vs)):
+            raise OgmError(f"{k} must lie in [0, 1), {'both of two' if k == 'betas' else 'one number'}, got {group[k]!r}")
     if group.get('method', 'svd') not in ('svd', 'ns'): raise OgmError(f"Muon's method is 'svd' or 'ns', got {group['method']!r}")
 
 # %% ../nbs/05_optim.ipynb #4f862b25
 class _Rule(torch.optim.Optimizer):
     "One step is w <- w - lr * direction; a subclass says what the direction is."
+    _strict = False # whether NaN and infinity in a gradient end the step
     def __init__(self, params, **defaults): super().__init__(params, defaults)
     def add_param_group(self, param_group): # as for every torch optimiser: a dict with 'params' and settings of its own
         _check({**self.defaults, **param_group} if isinstance(param_group, dict) else self.defaults); super().add_param_group(param_group)
 
+    def load_state_dict(self, state_dict): # of the same rule, as `state_dict()` gives it
+        "Settings and memory as they were. Raises `OgmError` for the state of another rule."
+        gs = state_dict['param_groups']
+        if lost := sorted({k for g in gs for k in self.defaults if k not in g}): raise OgmError(f"this is the state of another optimiser than {type(self).__name__}: it has no {', '.join(lost)}")
+        super().load_state_dict(state_dict)
+        for i, p in zip((i for g in gs for i in g['params']), (p for g in self.param_groups for p in g['params'])): # torch has cast all of it to the parameter's precision
+            for k, v in state_dict['state'].get(i, {}).items():
+                if torch.is_tensor(v) and p.dtype.itemsize < 4 <= v.dtype.itemsize: self.state[p][k] = v.to(p.device)
+
     @torch.no_grad()
     def step(self, closure=None): # computes the loss and its gradients anew, and returns the loss
-        "Update every parameter that has a gradient; returns the closure's loss, if any. Raises `OgmError` for sparse and complex gradients."
+        "Update every parameter that has a gradient; returns the closure's loss, if any. Raises `OgmError` for sparse and complex gradients and, where the rule discards their scale and on a CPU, NaN and infinity."
         with torch.enable_grad(): loss = closure() if closure else None
         todo = [(g, [p for p in g['params'] if p.grad is not None and p.numel()]) for g in self.param_groups]
-        todo = [(group, ps, [_dense(p.grad) for p in ps]) for group, ps in todo]; self._accept([g for *_, gs in todo for g in gs])
+        todo = [(group, ps, [_dense(p.grad) for p in ps]) for group, ps in todo]
+        for g in (g for *_, gs in todo for g in gs if self._strict and g.device.type == 'cpu'): # on a GPU the question would have to wait for the device
+            if not g.isfinite().all(): raise OgmError(f'the gradient of shape {tuple(g.shape)} has NaN or infinity: the step was not made, and weights and momentum are as they were')
         for group, ps, gs in todo:
             lr, wd = group['lr'], group['weight_decay']
             if wd and not group['decoupled']: gs = [g + wd*p for p, g in zip(ps, gs)]
@@ -50,9 +65,6 @@ class _Rule(torch.optim.Optimizer):
                 if wd and group['decoupled']: p.mul_(1 - lr*wd)
                 p.add_(u.view_as(p), alpha=-lr)
         return loss
-
-    def _accept(self, gs): # all gradients of a step, before anything is changed
-        "A place to refuse them."
 
     def _direction(self, group, # settings of the parameter group
                    ps, # its parameters
@@ -97,6 +109,7 @@ class Adam(_Rule):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled=decoupled, eps_outside=eps_outside)
     def _direction(self, group, ps, gs): return [self._one(self.state[p], g, **group) for p, g in zip(ps, gs)]
     def _one(self, s, g, betas, eps, eps_outside, **_):
+        g = g.to(_wide(g))
         if not s: s.update(step=0, m=torch.zeros_like(g), v=torch.zeros_like(g))
         (b1, b2), t = betas, s['step'] + 1; s['step'] = t
         m = s['m'].mul_(b1).add_(g, alpha=1 - b1)/(1 - b1**t)
@@ -105,7 +118,8 @@ class Adam(_Rule):
 
 # %% ../nbs/05_optim.ipynb #039dd68d
 class SignSGD(_Rule):
-    "Algorithm 4 and Equation 4: w <- w - lr * sign(g), 0 where g is 0. Raises `OgmError` for settings out of range."
+    "Algorithm 4 and Equation 4: w <- w - lr * sign(g), 0 where g is 0. Raises `OgmError` for settings out of range and, on a CPU, NaN gradients."
+    _strict = True
     def __init__(self,
                  params, # tensors of any shape, or parameter groups
                  lr:float=1e-3, # step size, >= 0
@@ -122,7 +136,8 @@ def _inverse_root(A, p):
     return (V*lam**(-1/p)) @ V.T
 
 class Shampoo(_Rule):
-    "Shampoo with two preconditioners a matrix, written to be read. Raises `OgmError` for settings out of range."
+    "Shampoo with two preconditioners a matrix, written to be read. Raises `OgmError` for settings out of range and, on a CPU, NaN gradients."
+    _strict = True
     def __init__(self,
                  params, # tensors of any shape, or parameter groups
                  lr:float=0.1, # step size, >= 0
@@ -133,13 +148,16 @@ class Shampoo(_Rule):
         super().__init__(params, lr=lr, beta=beta, eps=eps, weight_decay=weight_decay, decoupled=decoupled)
     def _direction(self, group, ps, gs): return [self._one(self.state[p], g.flatten(1), **group) if p.ndim > 1 else g for p, g in zip(ps, gs)]
     def _one(self, s, G, beta, eps, **_):
+        G = G.to(_wide(G))
         if not s: s.update({k: eps*torch.eye(n, dtype=G.dtype, device=G.device) for k, n in zip('LR', G.shape)})
-        s['L'] = beta*s['L'] + G @ G.T; s['R'] = beta*s['R'] + G.T @ G
-        return (_inverse_root(s['L'], 4) @ G.double() @ _inverse_root(s['R'], 4)).to(G.dtype)
+        with torch.autocast(G.device.type, enabled=False):
+            s['L'] = beta*s['L'] + G @ G.T; s['R'] = beta*s['R'] + G.T @ G
+            return (_inverse_root(s['L'], 4) @ G.double() @ _inverse_root(s['R'], 4)).to(G.dtype)
 
 # %% ../nbs/05_optim.ipynb #4dfe26f7
 class Muon(_Rule):
     "Algorithm 5 with the momentum and weight decay of Tables 7 and 8. Raises `OgmError` for settings out of range and, on a CPU, NaN gradients."
+    _strict = True
     def __init__(self,
                  params, # tensors of any shape, or parameter groups; more than one dimension means matrix
                  lr:float=0.2, # step size, >= 0; Table 8: 0.1
@@ -155,9 +173,6 @@ class Muon(_Rule):
                  dtype:torch.dtype|None=torch.bfloat16): # their precision; None keeps the gradient's
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, method=method, vector_momentum=vector_momentum, nesterov=nesterov,
                          decoupled=decoupled, momentum_first=momentum_first, eps=eps, steps=steps, dtype=dtype)
-
-    def _accept(self, gs): # on a GPU the question would have to wait for the device
-        if any(g.device.type == 'cpu' and not g.isfinite().all() for g in gs): raise OgmError('a gradient is not a number: the step was not made, and weights and momentum are as they were')
 
     def _direction(self, group, ps, gs):
         first, nesterov, vmu = group['momentum_first'], group['nesterov'], group['vector_momentum']

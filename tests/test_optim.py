@@ -1,9 +1,9 @@
-"Muon under distributed data parallel: two gloo ranks with half a batch each walk the path of one process with all of it."
-import copy, os, socket, torch, torch.multiprocessing as mp
+"Muon under distributed data parallel: two gloo ranks with half a batch each walk the path of one process with all of it. And weights of half precision, autocast, files."
+import copy, os, pytest, socket, torch, torch.multiprocessing as mp
 from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel as DDP
 from ogm.core import distributed, rng, seeded
-from ogm.optim import Muon
+from ogm.optim import Adam, Muon, Shampoo
 
 def _net():
     with seeded(0, 'net'): return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 3)).double()
@@ -52,3 +52,24 @@ def test_state_survives_a_file(tmp_path):
     again.load_state_dict(torch.load(tmp_path/'opt.pt', weights_only=False))
     step(a, opt); step(b, again)
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters())) and again.param_groups[0]['vector_momentum'] == .9
+
+def _walk_of(make, dtype, gs):
+    p = torch.zeros(4, 6, dtype=dtype).requires_grad_(); opt = make([p])
+    for g in gs: p.grad = g.to(dtype); opt.step()
+    return p, opt
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('make', [Adam, lambda p: Adam(p, eps_outside=True), lambda p: Shampoo(p, 1e-2)])
+def test_memory_of_half_precision_weights_is_single(make, dtype):
+    gs = [g.to(dtype).float() for g in torch.randn(600, 4, 6, generator=rng(0, 'half'))]; gs[300:] = [1e-4*g for g in gs[300:]]
+    gs[0][0, 0] = 0.; few, _ = _walk_of(make, dtype, gs[:1]); assert few.isfinite().all() # 1e-8 is zero in float16
+    p, opt = _walk_of(make, dtype, gs); q, single = _walk_of(make, torch.float32, [g.to(dtype).float() for g in gs])
+    for k, v in single.state[q].items(): torch.testing.assert_close(opt.state[p][k], v)
+    again = make([p.detach().clone().requires_grad_()]); again.load_state_dict(copy.deepcopy(opt.state_dict()))
+    for k, v in opt.state[p].items(): torch.testing.assert_close(again.state_dict()['state'][0][k], v, rtol=0, atol=0)
+
+@pytest.mark.parametrize('make', [Shampoo, Muon, lambda p: Muon(p, method='ns', dtype=None)])
+def test_autocast_changes_no_step(make):
+    gs = torch.randn(3, 4, 6, generator=rng(0, 'autocast')); want, _ = _walk_of(make, torch.float32, gs)
+    with torch.autocast('cpu', torch.bfloat16): got, _ = _walk_of(make, torch.float32, gs)
+    assert torch.equal(got, want)
