@@ -28,8 +28,9 @@ class _Distance(torch.autograd.Function):
         if any(ctx.needs_input_grad): ctx.save_for_backward(*torch.autograd.grad(d, own))
         return d.detach()
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, slope): return None, None, None, *[slope*g for g in ctx.saved_tensors]
+    def backward(ctx, slope):
+        if torch.is_grad_enabled(): raise OgmError('the distance of matrices is differentiable once: take its derivative without create_graph') # which autograd would take for a constant
+        return None, None, None, *[slope*g for g in ctx.saved_tensors]
 
 def matching(G:dict, # name -> (r, c) matrix of the synthetic images; gradients flow through it, once
              target:dict, # name -> (r, c) orthogonalised (or raw) target, as from `orient`
@@ -38,7 +39,7 @@ def matching(G:dict, # name -> (r, c) matrix of the synthetic images; gradients 
              reduction='sum', # over layers: 'sum' or 'mean'
              consume=False, # empty `G` on the way, which saves its memory
             )->torch.Tensor: # scalar >= 0
-    "Distance between two sets of layer gradients, the second term of Equation 11. Raises `OgmError` when layers differ."
+    "Distance between two sets of layer gradients, the second term of Equation 11. Raises `OgmError` when layers differ and for a second derivative."
     if G.keys() != target.keys(): raise OgmError(f'layers differ from the target: {sorted(G.keys() ^ target.keys())[:3]}')
     if reduction not in ('sum', 'mean'): raise OgmError(f"unknown reduction {reduction!r}: choose 'sum' or 'mean'")
     names = list(G); stacks = [[names[k] for k in ks] for ks in shape_groups(list(G.values()))]

@@ -205,7 +205,8 @@ def polar(G:torch.Tensor, # (..., m, n) real floating point: one matrix or a bat
 def shape_groups(Gs:list, # matrices (m, n) of any mix of shapes
                  padded:bool|None=None, # stack those with the same short side, whatever the other; None: on a GPU
                 )->list: # lists of their positions; each list makes one stack
-    "Which matrices to stack, be they tall or wide. On a CPU those of one shape, and large ones stay alone."
+    "Which matrices to stack, be they tall or wide. On a CPU those of one shape, and large ones stay alone. Raises `OgmError` for kernels and vectors."
+    if odd := [tuple(G.shape) for G in Gs if G.ndim != 2]: raise OgmError(f'expected matrices, got shape {odd[0]}: flatten a kernel, G.flatten(1), and leave vectors out')
     groups = {}
     for k, G in enumerate(Gs):
         pad, alone = G.is_cuda if padded is None else padded, G.device.type == 'cpu' and G.numel() > 2**15
@@ -217,10 +218,10 @@ def by_shape(f, # (b, m, n) -> (b, m, n) with m <= n, commuting with transpositi
              Gs:dict|list|tuple, # matrices (m, n) of any mix of shapes
              padded:bool|None=None, # as in `shape_groups`
             )->dict|list: # f of every matrix: a dict with the same keys, or a list
-    "Stack matrices as `shape_groups` says, tall ones transposed, and call `f` once for each stack."
+    "Stack matrices as `shape_groups` says, tall ones transposed, and call `f` once for each stack. Raises `OgmError` for kernels and vectors."
     if isinstance(Gs, dict): return dict(zip(Gs, by_shape(f, list(Gs.values()), padded)))
-    wide, out = [G if G.shape[0] <= G.shape[1] else G.mT for G in Gs], [None]*len(Gs)
-    for ks in shape_groups(Gs, padded):
+    groups = shape_groups(Gs, padded); wide, out = [G if G.shape[0] <= G.shape[1] else G.mT for G in Gs], [None]*len(Gs)
+    for ks in groups:
         n = max(wide[k].shape[1] for k in ks); longer = lambda W: W if W.shape[1] == n else F.pad(W, (0, n - W.shape[1]))
         for k, Q in zip(ks, f(torch.stack([longer(wide[k]) for k in ks]) if len(ks) > 1 else wide[ks[0]][None])):
             Q = Q[:, :wide[k].shape[1]]; out[k] = Q if wide[k] is Gs[k] else Q.mT
