@@ -437,7 +437,8 @@ def distill(source, # `Source` of real images
     young = Novices(dataclasses.replace(source, size=teacher.size), teacher.arch, s.novices, s.age, seed=s.seed, device=device) if s.eta else None
     run = Synthesis(teacher, start, target, s, device, young, extra)
     if work: run.resume(work)
-    run.run(work, every)
+    try: run.run(work, every)
+    finally: young and young.close()
     if log is not None: log.extend(run.log)
     if work and rank() == 0: write_json(Path(work)/'log.json', run.log)
     config = dict(start.config, method='ogm', arch=teacher.arch, synthesis=dataclasses.asdict(s) | dict(world_size=world_size()), final=dict(zip(('ce', 'distance'), run.log[-1][2:])) if run.log else {}, **{'extra': called(extra)} if extra else {})

@@ -592,6 +592,9 @@ class Novices:
                  )->torch.Tensor: # (n, 3, s, s) float32
         "Bytes as they see them."
         return normalize(x, self.mean, self.std)
+    def close(self):
+        "End the processes that read ahead; who asks for more starts them again."
+        for feed in (self.feed, self.lessons): feed.coming.clear()
     def digest(self)->str: # of everything that decides what they are
         "What a checkpoint recognises them by."
         return hashlib.sha256(repr((self.arch, self.n, self.age, self.seed, self.lr, self.feed.digest(), *[self.lessons.digest()]*(self.lessons is not self.feed))).encode()).hexdigest()
@@ -601,13 +604,13 @@ def _born(self, k, life): # (network, optimiser, updates made)
     net = build_seeded(self.arch, len(self.classes), self.size, address_seed(self.seed, 'novice', k, life)).to(self.feed.device)
     return net, torch.optim.SGD(net.parameters(), self.lr, .9, weight_decay=5e-4, nesterov=True), 0
 
-def _turn(self, t): k, shown = t % self.n, t//self.n; return k, *divmod(shown + k*self.age//self.n, self.age) # (number of the network, its life, updates made in it)
+def _turn(n, age, t): k, shown = t % n, t//n; return k, *divmod(shown + k*age//n, age) # (number of the network, its life, updates made in it)
 
-def _lesson(self, *turn): g = rng(self.seed, 'novice', *turn); return torch.randint(self.lessons.n, (min(128, self.lessons.n),), generator=g), g # (rows of an update, its generator)
+def _lesson(seed, total, turn): g = rng(seed, 'novice', *turn); return torch.randint(total, (min(128, total),), generator=g), g # (rows of an update, its generator)
 
 @torch.enable_grad()
 def _learn(self, net, opt, turn, images): # one update, also for who looks without derivatives
-    (rows, g), x = self.lesson(*turn), self.normalize(images); flips = torch.rand(len(x), generator=g) < .5
+    (rows, g), x = _lesson(self.seed, self.lessons.n, turn), self.normalize(images); flips = torch.rand(len(x), generator=g) < .5
     x = torch.where(flips.to(x.device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
     with torch.random.fork_rng([x.device] if x.is_cuda else []): # dropout draws from torch's own generator
         torch.manual_seed(g.initial_seed()); answers = net.train()(x)
@@ -616,14 +619,15 @@ def _learn(self, net, opt, turn, images): # one update, also for who looks witho
 def _at(self, t:int, # step of whoever asks, from 0
        )->torch.nn.Module: # frozen, in evaluation mode
     "The network whose turn it is, as old as it is then."
-    k, life, made = self.turn(t); was, (net, opt, done) = self.alive.get(k) or (None, (None, None, 0))
+    turn, rows = partial(_turn, self.n, self.age), lambda turn, seed=self.seed, n=self.lessons.n: _lesson(seed, n, turn)[0] # of nothing that holds what is read ahead
+    k, life, made = turn(t); was, (net, opt, done) = self.alive.get(k) or (None, (None, None, 0))
     if was != life or done > made + 1: net, opt, done = _born(self, k, life)
-    net.requires_grad_(True); youth = self.lessons(self.lesson(k, life, i)[0] for i in range(done, made))
+    net.requires_grad_(True); youth = self.lessons(rows((k, life, i)) for i in range(done, made))
     for i, images in zip(range(done, made), youth): _learn(self, net, opt, (k, life, i), images)
-    if done <= made: _learn(self, net, opt, (k, life, made), self.lessons.at(t, 'lessons', lambda t: self.lesson(*self.turn(t))[0]))
+    if done <= made: _learn(self, net, opt, (k, life, made), self.lessons.at(t, 'lessons', lambda t: rows(turn(t))))
     self.alive[k] = life, (net, opt, made + 1); return net.eval().requires_grad_(False)
 
-Novices.turn, Novices.lesson, Novices.at = _turn, _lesson, _at
+Novices.at = _at
 
 # %% ../nbs/07_training.ipynb #b06aa738
 def _examples(self, t:int, # step, from 0
@@ -632,9 +636,9 @@ def _examples(self, t:int, # step, from 0
               later=None, # function: a later step -> its classes, to read ahead from a disk; None: the same again
              )->tuple: # ((k*n, 3, s, s) uint8, (k*n,) int64), class by class
     "Real images of some classes, drawn for step `t`. Raises `OgmError` when there are none of a class."
-    def rows(u):
-        own, g = [(c, self.rows[c]) for c in (later(u) if later and u > t else classes).tolist()], rng(self.seed, 'examples', u)
-        if bare := [c for c, r in own if not len(r)]: raise OgmError(f'class {self.classes[bare[0]]!r} has no real images to compare with')
+    def rows(u, of=self.rows, names=self.classes, seed=self.seed):
+        own, g = [(c, of[c]) for c in (later(u) if later and u > t else classes).tolist()], rng(seed, 'examples', u)
+        if bare := [c for c, r in own if not len(r)]: raise OgmError(f'class {names[bare[0]]!r} has no real images to compare with')
         return torch.cat([r[torch.randint(len(r), (n,), generator=g)] for _, r in own])
     return self.feed.at(t, 'examples', rows), classes.repeat_interleave(n).to(self.feed.device, non_blocking=True)
 

@@ -222,7 +222,7 @@ def test_novices_are_compared_with_images_that_are_read_ahead(shards, monkeypatc
     lazy, whole, d = shards; from ogm.data import Source; from ogm.training import Novices; classes = torch.tensor([2, 0])
     assert not whole.lazy; kept = Novices(Source('whole', whole, whole, 8), 'convnet1-w8', age=8, device='cpu')
     with pytest.warns(UserWarning, match=r'300 images of 8 px take 5.76e-05 GB, and OGM_MEMORY holds 1.4e-05: .* OGM_MEMORY=6.3e\+04 keeps them'): read = Novices(Source('lazy', lazy, lazy, 8), 'convnet1-w8', age=8, device='cpu')
-    begun = []; import ogm.training as tr; stream = tr._stream; monkeypatch.setattr(tr, '_stream', lambda *a: begun.append(a) or stream(*a))
+    begun = []; import multiprocessing, ogm.training as tr; stream = tr._stream; monkeypatch.setattr(tr, '_stream', lambda *a: begun.append(a) or stream(*a))
     for workers in (0, 2):
         read.feed.workers, read.feed.coming, read.alive = workers, {}, {}; begun.clear()
         for t in (3, 4, 5, 6, 2, 3):
@@ -235,6 +235,8 @@ def test_novices_are_compared_with_images_that_are_read_ahead(shards, monkeypatc
         for t in (9, 10, 11, 12, 5): # each has a youth first, and the last is born again: four times two streams, and one that goes on
             assert all(torch.equal(a, b) for a, b in zip(read.at(t).state_dict().values(), kept.at(t).state_dict().values())), t
         assert len(begun) == 4 + 4 + 1 + 1 + 1, len(begun)
+    assert len(multiprocessing.active_children()) == 4; read.close(); assert not multiprocessing.active_children()
+    read.examples(5, classes, 6); assert multiprocessing.active_children(); del read; assert not multiprocessing.active_children() # they hold on to nobody, nor is anybody kept
 
 def test_the_plan_of_an_epoch_is_made_as_it_goes(monkeypatch):
     "No more batches are drawn in advance than the workers can use."
