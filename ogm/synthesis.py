@@ -9,6 +9,7 @@ __all__ = ['CHOICES', 'YOUNG', 'ROWS', 'Settings', 'draw_views', 'look', 'share_
 # %% ../nbs/12_synthesis.ipynb #0b07cfe1
 import dataclasses, hashlib, json, math, re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 import torch, torch.nn.functional as F
