@@ -124,7 +124,7 @@ def source_of(name): return next(p.name for p in PAGES if docs.page_name(p.with_
 @each_page
 def test_page_is_light_and_described(html, name):
     page = html[name]; size = len(re.sub(r'data:image/[^"]+', '', page.source))
-    assert size < 320_000, f'{name}: {size//1000} kB without pictures'
+    assert size < 300_000, f'{name}: {size//1000} kB without pictures'
     assert len(page.titles) == 1 and page.titles[0], f'{name}: {page.titles}'
     assert '<html lang="' in page.source and '<title>' in page.source
     assert all(p.get('alt') for p in page.pictures), f'{name}: a picture without a description'

@@ -229,12 +229,12 @@ def test_novices_are_compared_with_images_that_are_read_ahead(shards, monkeypatc
             for a, b in zip(read.examples(t, classes, 6), kept.examples(t, classes, 6)): assert torch.equal(a, b), t
         assert len(begun) == 2      # one for 3 to 6, one from 2 on
         read.examples(4, classes, 7); assert len(begun) == 3
-        turns = lambda t: torch.tensor([[0, 1], [2]][t % 2]) # half of the classes in a step, and more in the next
+        turns = lambda t: torch.tensor([[0, 1], [2]][t % 2]) # some classes in one step, the others in the next
         for t in range(4, 9): assert torch.equal(read.examples(t, turns(t), 5, turns)[0], kept.examples(t, turns(t), 5)[0]), t
         assert len(begun) == 4
-        for t in (9, 10, 11, 12, 5): # each has a youth first, and the last is born again: four times two streams, and one that goes on
+        for t in (9, 10, 11, 12, 5): # four youths and one more of who is born again, and lessons that go on from 9 and begin anew at 5
             assert all(torch.equal(a, b) for a, b in zip(read.at(t).state_dict().values(), kept.at(t).state_dict().values())), t
-        assert len(begun) == 4 + 4 + 1 + 1 + 1, len(begun)
+        assert len(begun) == 4 + 5 + 2, len(begun)
     assert len(multiprocessing.active_children()) == 4; read.close(); assert not multiprocessing.active_children()
     read.examples(5, classes, 6); assert multiprocessing.active_children(); del read; assert not multiprocessing.active_children() # they hold on to nobody, nor is anybody kept
 
