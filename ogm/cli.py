@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'COMMANDS', 'remember', 'kept', 'get_teacher', 'get_start', 'get_target', 'run_distill', 'plan_road',
-           'plan_text', 'distill', 'evaluate', 'train', 'counts', 'draw_sets', 'show', 'demo', 'usage', 'Unclear',
-           'parse', 'main']
+           'plan_text', 'distill', 'evaluate', 'train', 'counts', 'draw_sets', 'show', 'pack', 'demo', 'usage',
+           'Unclear', 'parse', 'main']
 
 # %% ../nbs/14_cli.ipynb #05e24549
 import contextlib, dataclasses, inspect, math, os, re, signal, sys
@@ -488,6 +488,35 @@ def show(run:str, # directory of a finished set
     draw_sets(out, {n: d.images[by_class(d, classes, images)] for n, d in sets.items()}, ncol=min(images, max(1, min(d.ipc for d in sets.values()))))
     print(f'written to {out}')
 
+# %% ../nbs/14_cli.ipynb #7b1d4e02
+def pack(out:str, # directory of the set
+         data:str='digits', # as for distill
+         ipc:int=10, # bytes of so many images as they are, 3 a pixel, for each class
+         images:int=None, # real images of each class, drawn; None: twenty for each of ipc, as far as there are
+         beside:str=None, # directory of a finished set whose images, or cells where students see these, go in too
+         arch:str=None, # network that `evaluate` trains; None: by the size
+         size:int=None, # side in pixels; None: by the images
+         seed:int=0, # of the draw
+        ):
+    "Code real images of each class in the bytes of a few, as sheets of AVIF."
+    from ogm.core import OgmError, rank, read_json
+    from ogm.data import open_source
+    from ogm.distilled import DistilledSet, check_free, finished, join, unfold
+    from ogm.models import usual_arch
+    from ogm.training import channel_stats
+    counts(str(ipc)); images is None or counts(str(images), 'images'); check_free(out); _apart(data, out)
+    if finished(out): raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out')
+    if rank(): return # one process can do it
+    with _lock(out):
+        other = [DistilledSet.load(beside)] if beside else []; other = [unfold(o) if o.chroma > 1 or o.config.get('unfold') is True else o for o in other]
+        src = open_source(data, size=size or (other[0].size if other else None), seed=seed); there = min(len(src.train.indices(c)) for c in range(src.n_classes)); n = images or min(20*ipc, there); _say(src)
+        if n > there: raise OgmError(f'--images {n}, but a class has {there}: give fewer')
+        few = src.train.sample(n, seed); mean, std = channel_stats(src.train, src.size)
+        ds = join(DistilledSet(few.tensor(src.size), few.labels, src.classes, src.ids, mean, std), *other)
+        ds.config = dict(method='pack', data=data, source=src.name, images=src.digest(), arch=arch or usual_arch(src.size), ipc=ipc, real=n, beside=other[0].config if other else None, seed=seed)
+        ds.save(out, class_bytes=ipc*3*src.size**2); done = read_json(Path(out)/'ogm.json')
+        _say(f'{Path(out).name}: {ds.ipc} images a class in {done["image_bytes"]/src.n_classes:,.0f} of {ipc*3*src.size**2:,} bytes, quality {min(done["quality"])} to {max(done["quality"])}')
+
 # %% ../nbs/14_cli.ipynb #e4929482
 def demo(out:str='runs/demo', # run directory
          ipcs:str='1', # images per class, one experiment each, e.g. 1,10
@@ -525,7 +554,7 @@ def demo(out:str='runs/demo', # run directory
         write_json(out/'table.json', provenance(rows={n: {c: dict(mean=s.mean, std=s.std if seeds > 1 else None, last=s.last) for c, s in r.items()} for n, r in rows.items()}))
 
 # %% ../nbs/14_cli.ipynb #a2627b6d
-COMMANDS = dict(distill=distill, evaluate=evaluate, train=train, show=show, demo=demo)
+COMMANDS = dict(distill=distill, evaluate=evaluate, pack=pack, train=train, show=show, demo=demo)
 
 def usage()->str: # the text of `ogm --help`
     "The list of commands."

@@ -472,6 +472,7 @@ def _run(path):
     "Train split of a finished run directory; names and ids from its `ogm.json` where it has them."
     j, dirs = read_json(path/'ogm.json'), [d.name for d in _dirs(path/'images')]
     if isinstance(j, dict) and j.get('chroma', 1) != 1: raise OgmError(f'{str(path)!r} holds two mosaics in each image, with the colours apart, which are no pictures as they lie: read it with DistilledSet.load, and unfold it')
+    if isinstance(j, dict) and 'sheets' in j: raise OgmError(f'{str(path)!r} holds many images on each sheet, which are no pictures as they lie: read it with DistilledSet.load')
     classes = j.get('classes') if isinstance(j, dict) else None
     ids = j.get('ids') if isinstance(j, dict) else None
     plain = [re.sub(r'^\d{5}_', '', d) for d in dirs]
