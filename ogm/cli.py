@@ -489,8 +489,8 @@ def show(run:str, # directory of a finished set
     print(f'written to {out}')
 
 # %% ../nbs/14_cli.ipynb #7b1d4e02
-def pack(out:str, # directory of the set
-         data:str='digits', # as for distill
+def pack(data:str='digits', # as for distill
+         out:str='runs/packed', # directory of the set
          ipc:int=10, # bytes of so many images as they are, 3 a pixel, for each class
          images:int=None, # real images of each class, drawn; None: twenty for each of ipc, as far as there are
          beside:str=None, # directory of a finished set whose images, or cells where students see these, go in too

@@ -264,6 +264,7 @@ def _save(self, run, # directory; created
     "Write the artifact. Raises `OgmError` when `run` is finished already or holds other things in its place, and when the set could not be read back or written; a finished set is lost in neither case."
     run = Path(run); check_free(run)
     if finished(run) and not overwrite: raise OgmError(f'{str(run)!r} already holds a finished set: choose another directory or pass overwrite')
+    if class_bytes is not None and not is_number(class_bytes, 1, whole=True): raise OgmError(f'class_bytes is {class_bytes!r}: give a number of bytes from 1')
     if class_bytes: _described(self, run, dict(sheets=[])); self, files, labels, told = _coded(self, class_bytes); kind = 'avif'
     else: kind, told, labels = 'webp' if self.levels < 256 else 'png', None, self.labels.tolist(); files = None
     info = _described(self, run, told); files = files or [_encode(x, kind) for x in self.images.cpu()]
@@ -271,7 +272,7 @@ def _save(self, run, # directory; created
     (run/'ogm.json').unlink(missing_ok=True)
     with whole(run/'images') as tmp: _images(tmp, files, labels, kind, self)
     with whole(run/'data') as tmp: tmp.mkdir(); _write_parquet(tmp/'train.parquet', files, labels, self)
-    with whole(run/'README.md') as tmp: tmp.write_text(card(self, sheets=bool(told)), encoding='utf-8')
+    with whole(run/'README.md') as tmp: tmp.write_text(card(self, 'A small image set, coded', True) if told else card(self), encoding='utf-8')
     shown = mosaics(_part(self, by_class(self))); save_grid(run/'preview.png', shown.images[by_class(shown)], ncol=min(10, max(1, self.ipc*self.chroma)))
     write_json(run/'.saving', info | dict(image_bytes=sum(map(len, files)))); (run/'.saving').replace(run/'ogm.json') # the mark goes and the end comes in one stroke
     return run
