@@ -287,7 +287,7 @@ def _believable(info, file, cure='fetch the set again'):
     names = lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v)
     if info.get('format', 'ogm') != 'ogm' or info.get('format_version', 1) not in (1, 2): raise OgmError(f'{str(file)!r} is of format {info.get("format")!r}, version {info.get("format_version")!r}, which is not known here: read it with a newer ogm')
     good = dict(classes=lambda v: names(v) and len(v), ids=lambda v: v is None or names(v) and len(v) == len(info['classes']), mean=lambda v: three(v, -1e6), std=lambda v: three(v, 1e-6),
-                factor=lambda v: is_number(v, 1, 8192, whole=True), chroma=lambda v: v in (1, 2) and is_number(v, whole=True), config=lambda v: isinstance(v, dict)) | (dict(sheets=lambda v: isinstance(v, list) and all(is_number(n, 1, whole=True) for n in v), size=lambda v: is_number(v, 1, 8192, whole=True)) if info.get('format_version') == 2 else {}); info.setdefault('chroma', 1) # which older sets do not have
+                factor=lambda v: is_number(v, 1, 8192, whole=True), chroma=lambda v: v in (1, 2) and is_number(v, whole=True), config=lambda v: isinstance(v, dict)) | (dict(sheets=lambda v: isinstance(v, list) and all(is_number(n, 1, whole=True) for n in v), size=lambda v: is_number(v, 1, 8192, whole=True)) if info.get('format_version') == 2 or 'sheets' in info else {}); info.setdefault('chroma', 1) # which older sets do not have
     for k, ok in good.items():
         if k not in info or not ok(info[k]): raise OgmError(f'{str(file)!r} has no usable {k} ({repr(info.get(k))[:40]}): {cure}')
 
@@ -311,9 +311,11 @@ def load_distilled(run, # directory written by `save`
     if n is not None:
         if len(n) != len(raw): raise OgmError(f'{str(file)!r} has {len(raw)} rows where {len(n)} sheets were written: fetch the set again')
         images, labels = decode_sheets([b if isinstance(b, bytes) else b'' for b in raw], n, info['size'], str(file)), [l for l, k in zip(labels, n) for _ in range(k)]
-    else: images = [decode(b if isinstance(b, bytes) else b'', f'{file} row {i}') for i, b in enumerate(raw)]
-    if len(odd := {tuple(x.shape[1:]) for x in images} | {images[0].shape[:0:-1]}) > 1: raise OgmError(f'{str(file)!r} has images of different or oblong sizes {sorted(odd)[:3]}: fetch the set again')
+    else:
+        images = [decode(b if isinstance(b, bytes) else b'', f'{file} row {i}') for i, b in enumerate(raw)]
+        if len(odd := {tuple(x.shape[1:]) for x in images} | {images[0].shape[:0:-1]}) > 1: raise OgmError(f'{str(file)!r} has images of different or oblong sizes {sorted(odd)[:3]}: fetch the set again')
+        images = torch.stack(images)
     if info['factor'] > len(images[0][0]): raise OgmError(f"{str(run)!r}: factor {info['factor']} is larger than the image ({len(images[0][0])} px)")
-    return DistilledSet(torch.stack([*images]), torch.tensor(labels), info['classes'], info['ids'], tuple(info['mean']), tuple(info['std']), info['factor'], info['config'], info['chroma'])
+    return DistilledSet(images, torch.tensor(labels), info['classes'], info['ids'], tuple(info['mean']), tuple(info['std']), info['factor'], info['config'], info['chroma'])
 
 DistilledSet.load = staticmethod(load_distilled)
