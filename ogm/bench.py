@@ -345,11 +345,13 @@ def _part_evaluation(b): # rows of part 6
 def _tries(b, arch, side, batch): # name -> a training step
     x, y = torch.randn(batch, 3, side, side).to(b.device), torch.randint(0, 10, (batch,)).to(b.device); net = lambda: build_seeded(arch, 10, side).to(b.device)
     cl, step = torch.channels_last, lambda m, x=x: (lambda s: lambda: s(x, y))(_stepper(b, m))
-    half = net(); inner = _stepper(b, half)
-    def autocast():
-        with torch.autocast(b.device.type, torch.bfloat16): inner(x, y)
-    ways = {'plain': step(net()), 'channels last': step(net().to(memory_format=cl), x.contiguous(memory_format=cl)), 'bfloat16 autocast': autocast}
-    if not b.quick: ways['torch.compile'] = step(torch.compile(net()))
+    def half(m):
+        inner = _stepper(b, m)
+        def run():
+            with torch.autocast(b.device.type, torch.bfloat16): inner(x, y)
+        return run
+    ways = {'plain': step(net()), 'channels last': step(net().to(memory_format=cl), x.contiguous(memory_format=cl)), 'bfloat16 autocast': half(net())}
+    if not b.quick: ways |= {'torch.compile': step(torch.compile(net(), dynamic=False)), 'bfloat16 autocast and torch.compile': half(torch.compile(net(), dynamic=False))}
     if b.device.type == 'cuda': ways['CUDA graph'] = step(torch.cuda.make_graphed_callables(net().train(), (x,)))
     return ways
 
@@ -359,7 +361,7 @@ def _short_steps(b, arch): # seconds of training steps on a hundred small images
 
 def _part_tries(b): # rows of part 7
     rows = []
-    for arch, side, batch in ((b.arch, b.side, b.batch),) if b.quick else (('convnet3-w32', 32, 64), ('resnet18', 32, 32)):
+    for arch, side, batch in ((b.arch, b.side, b.batch),) if b.quick else (('convnet3-w32', 32, 64), ('convnet3-w128-in', 32, 128), ('resnet18', 32, 32)):
         ways = _tries(b, arch, side, batch)
         for k in list(ways):
             try: ways[k]()

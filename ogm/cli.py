@@ -406,6 +406,8 @@ def evaluate(run:str, # directory of a finished set
              data:str=None, # other images to judge by, as for distill: the validation part, or the fifth held out where there is none; None: the run's source
              unfold:bool=False, # show the student each patch of a mosaic as an image of its own; sets made for it always are
              device:str=None, # cpu, cuda; None: the best there is
+             amp:bool=False, # forward pass in bfloat16
+             compile:bool=False, # steps compiled by torch: faster, after a minute
             ):
     "Train students on a distilled set and report the last epoch, mean and spread over seeds (Table 8)."
     from ogm.core import OgmError, distributed, file_name
@@ -419,8 +421,8 @@ def evaluate(run:str, # directory of a finished set
         teacher = load_teacher(file, src, device=dev) if labels == 'soft' else None
         if not isinstance(arch := arch or ds.config.get('arch'), (str, type(None))): raise OgmError(f'{run!r} names no network: give --arch')
         unfold = unfold or ds.config.get('unfold') is True or ds.chroma > 1
-        out = Path(run)/'scores'/f'{file_name(recipe)}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}{on}.json'
-        _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work')))
+        out = Path(run)/'scores'/f'{file_name(recipe)}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}{"-amp"*amp}{"-compiled"*compile}{on}.json'
+        _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work', **{k: True for k, v in dict(amp=amp, compile=compile).items() if v})))
 
 # %% ../nbs/14_cli.ipynb #fbcdaa7c
 def train(data:str='digits', # as for distill
@@ -433,6 +435,8 @@ def train(data:str='digits', # as for distill
           size:int=None, # side in pixels; None: by the images
           seed:int=0, # of everything
           device:str=None, # cpu, cuda; None: the best there is
+          amp:bool=False, # forward pass in bfloat16
+          compile:bool=False, # steps compiled by torch: faster, after a minute
          ):
     "Train a network on real images and report its accuracy after each epoch (Section 9, Table 7)."
     from ogm.core import OgmError, distributed, provenance, rank, save_tensors, seeded, write_json
@@ -446,7 +450,7 @@ def train(data:str='digits', # as for distill
         src = open_source(data, size=size, seed=seed); part = src.train.sample(ipc, seed) if ipc else src.train
         _say(src); mean, std = channel_stats(src.train, src.size); arch = arch or usual_arch(src.size)
         with seeded(seed, 'student'): net = build(arch, src.n_classes, src.size)
-        h = fit(net, part, recipe, mean=mean, std=std, size=src.size, val=src.val, seed=seed, device=dev, epochs=epochs, lr=lr, eval_every=1, checkpoint=out and Path(out)/'train.ckpt')
+        h = fit(net, part, recipe, mean=mean, std=std, size=src.size, val=src.val, seed=seed, device=dev, epochs=epochs, lr=lr, eval_every=1, amp=amp, compile=compile, checkpoint=out and Path(out)/'train.ckpt')
         if out and rank() == 0:
             save_tensors(Path(out)/'net.safetensors', net.state_dict(), arch=arch, size=src.size, mean=mean, std=std, classes=list(src.classes), ids=src.ids, accuracy=h.last)
             write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))

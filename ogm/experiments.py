@@ -62,9 +62,10 @@ def _many(seeds): # said before anything is computed
 
 def _file(name, *parts): return '-'.join([file_name(name), *parts]) + '.json'
 
-def _other(old, row, seed, epochs, source, teacher, amp): # the first thing in which a file differs from its row today; '' when nothing does
+def _other(old, row, seed, epochs, source, teacher, amp, compile): # the first thing in which a file differs from its row today; '' when nothing does
     full = lambda s: s if s is None else json.loads(json.dumps(dataclasses.asdict(Settings(**s))))
-    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, chroma=row.chroma, missed=row.missed, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, amp=amp, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
+    now = dict(init=row.init, factor=row.factor, unfold=row.unfold, chroma=row.chroma, missed=row.missed, synthesis=full(row.synthesis), extra=row.extra and called(row.extra), seed=seed, epochs=epochs, amp=amp, compile=compile, n_train=len(source.train), n_val=len(source.val), images=source.digest(), teacher=teacher.sha256())
+    old = old and dict(compile=False) | old # files of versions that could not
     was = {k: full(old[k]) if k == 'synthesis' else old[k]['sha256'] if k == 'teacher' else old[k] for k in now if k in old}
     words = dict(n_train='number of training images', n_val='number of validation images', epochs='number of epochs')
     return next((words.get(k, k) for k in was if was[k] != now[k]), '')
@@ -90,11 +91,12 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
             device=None, # where
             targets:dict|None=None, # real targets of this teacher, shared between rows
             amp:bool=False, # students in bfloat16
+            compile:bool=False, # their steps compiled by torch
            )->dict: # what the file holds
     "One row of a table: images, their cost, and a score for each labels x recipe. Raises `OgmError` when the file of that name was made with other settings, and without seeds."
     _many(seeds); device, row, arch = pick_device(device), find_row(name), arch or teacher.arch; whole = row.init == 'whole'; ipc = 0 if whole else ipc; name = name if isinstance(name, str) else row.title
     file, made = (Path(out)/_file(name, f'ipc{ipc}', a) for a in (arch, teacher.arch)); work, images = (Path(out)/'work'/f.stem for f in (file, made)); old = read_json(file) if file.exists() else {}
-    if odd := _other(old, row, seed, epochs, source, teacher, amp): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
+    if odd := _other(old, row, seed, epochs, source, teacher, amp, compile): raise OgmError(f'{str(file)!r} was made with other settings ({odd}) under the same name: choose another --out, or remove it')
     full = {(s['labels'], s['recipe']) for s in old.get('scores', []) if len(s['seeds']) >= seeds}; todo = [(l, r) for l in labels for r in recipes if (l, r) not in full]
     if not todo: return old
     few = _chosen(name, row, ipc)
@@ -105,10 +107,10 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
     shown = source.train if whole else unfold(ds) if row.unfold else ds
     if few: shown = join(shown, unfold(_beside(source, teacher, ds, row, few, seed, device, images/'missed')))
     units = dict(mean=teacher.mean, std=teacher.std, size=teacher.size) if whole else {}
-    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **units, **dict(amp=True) if amp else {})
+    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **units, **{k: True for k, v in dict(amp=amp, compile=compile).items() if v})
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l, r in todo]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
-    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, missed=row.missed, epochs=epochs, amp=amp, source=source.name, images=source.digest(),
+    res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, missed=row.missed, epochs=epochs, amp=amp, compile=compile, source=source.name, images=source.digest(),
                      n_train=len(source.train), n_val=len(source.val), teacher=dict(arch=teacher.arch, accuracy=teacher.accuracy, sha256=teacher.sha256()), cost=cost,
                      bytes=ds and sum(f.stat().st_size for s in ('set', 'missed')[:1 + bool(few)] for f in (images/s/'images').rglob('*.*')) + 4*ipc*source.n_classes, scores=kept + new)
     if rank() == 0: write_json(file, res)
@@ -199,6 +201,7 @@ def run_table(data:str='digits', # as for `ogm distill`
               holdout:float=0., # score on this share of the training images, cut off before anything else; 0: on the validation images
               device:str=None, # where
               amp:bool=False, # students in bfloat16, which a wide one does in less time
+              compile:bool=False, # their steps compiled by torch, in less time still
              ):
     "Run every row that has no file yet. Raises `OgmError` on counts and labels that cannot be, and as `run_row` does."
     dev, out, targets, rows = pick_device(device), Path(out), {}, _names(rows); [find_row(n) for n in rows]; [get_recipe(r, epochs=epochs) for r in _names(recipes)]; ipcs, labels = counts(ipc), tuple(labels.split(','))
@@ -212,7 +215,7 @@ def run_table(data:str='digits', # as for `ogm distill`
         for n in ipcs:
             for name in rows:
                 for student in students.split(',') if students else [t.arch]:
-                    r = run_row(name, src, t, n, out, seeds=seeds, labels=labels, recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp)
+                    r = run_row(name, src, t, n, out, seeds=seeds, labels=labels, recipes=tuple(_names(recipes)), arch=student, epochs=epochs, eval_every=eval_every, seed=seed, device=dev, targets=targets, amp=amp, compile=compile)
                     print(f"ipc {r['ipc']}, {student}, {r['title']}: " + '; '.join(f'{k} {v}' for k, v in scores_of(r).items()), flush=True)
 
 # %% ../nbs/16_experiments.ipynb #b52e7d39

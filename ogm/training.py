@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'CHECK_STEPS', 'Recipe', 'get_recipe', 'lr_factor', 'make_
            'fit_teacher', 'Novices']
 
 # %% ../nbs/07_training.ipynb #23083be9
-import copy, dataclasses, hashlib, itertools, math, re, time, warnings
+import contextlib, copy, dataclasses, hashlib, itertools, math, re, time, warnings
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -269,7 +269,7 @@ class _Feed:
 class _Job:
     "Everything one training needs at every step."
     net: torch.nn.Module; feed: _Feed; recipe: Recipe; mean: tuple; std: tuple; size: int
-    teacher: Teacher|None = None; seed: int = 0; factor: int = 1; amp: bool = False; channels_last: bool = False
+    teacher: Teacher|None = None; seed: int = 0; factor: int = 1; amp: bool = False; channels_last: bool = False; compile: bool = False
     @property
     def device(self): return self.feed.device
     @property
@@ -414,6 +414,13 @@ def _parallel(net, device): # what runs forward and backward
     if world_size() == 1: return net
     return DistributedDataParallel(net, device_ids=[device] if device.type == 'cuda' else None)
 
+@contextlib.contextmanager
+def _compiles(): # says it in a line, should torch be unable to
+    try: yield
+    except RuntimeError as e:
+        if not type(e).__module__.startswith(('torch._dynamo', 'torch._inductor')): raise
+        raise OgmError(f'torch cannot compile this network here: leave compile off, or install a C++ compiler ({str(e).strip().splitlines()[0][:200]})') from e
+
 def _same_buffers(net): # rank 0's running statistics for all
     if world_size() > 1:
         for b in net.buffers(): dist.broadcast(b, 0)
@@ -461,12 +468,13 @@ class _Saver:
 def _fit(job, max_steps, measure, eval_every, checkpoint, save_every, labels, on_epoch, desc):
     epochs, opt = job.recipe.epochs, make_optimizer(job.net, job.recipe); key = checkpoint and _key(job, max_steps, labels)
     h, begun = _resume(checkpoint, job, opt, key); run = _parallel(job.net, job.device)
+    if job.compile: run = torch.compile(run, dynamic=False) # a program for each size of a batch, of which there are two or three
     bar = progress(range(len(h.loss), epochs), desc)
     with stop_signals() as stop, seeded(job.seed, 'training'):
         saver = _Saver(checkpoint, save_every, stop, job, opt, key)
         for e in bar:
-            losses, begun = _epoch(job, run, opt, e, epochs, max_steps and max_steps - h.steps, begun, partial(saver.between_steps, h)), ()
-            _same_buffers(job.net); h.loss.append(losses.mean().item()); h.steps += len(losses); last = e + 1 == epochs
+            with _compiles(): losses = _epoch(job, run, opt, e, epochs, max_steps and max_steps - h.steps, begun, partial(saver.between_steps, h))
+            begun = (); _same_buffers(job.net); h.loss.append(losses.mean().item()); h.steps += len(losses); last = e + 1 == epochs
             if measure and ((e + 1) % eval_every == 0 or last): h.acc.append(measure()); h.at.append(e + 1)
             bar.set_postfix(loss=f'{h.loss[-1]:.3f}', **({'acc': f'{h.last:.1%}'} if h.acc else {}))
             if on_epoch: on_epoch(e + 1, h)
@@ -493,13 +501,14 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
           eval_every:int=None, # epochs between measurements; None for ten in all
           max_steps:int=None, # at most so many updates
           amp:bool=False, # forward pass in bfloat16
+          compile:bool=False, # the steps compiled by torch: less time for each after a minute for the first, and numbers that agree to rounding
           channels_last:bool=None, # memory layout: the numbers of a pixel side by side; None: on a CPU, unless in bfloat16, which is slower so
           workers:int=None, # decoding processes for large sets
           on_epoch=None, # called with (epoch from 1, History) after each epoch
           desc:str='training', # for the progress bar
           **changes, # fields of the recipe to replace
          )->History: # losses and accuracies
-    "Train on one process or on all ranks. Raises `OgmError` on a loss that is not finite, an unfitting checkpoint, unknown recipes and labels."
+    "Train on one process or on all ranks. Raises `OgmError` on a loss that is not finite, an unfitting checkpoint, unknown recipes and labels, and where torch cannot compile the network."
     recipe, device = get_recipe(recipe, epochs=epochs, **changes), pick_device(device)
     for k, v in dict(max_steps=max_steps, eval_every=eval_every).items():
         if v and not is_number(v, 1, whole=True): raise OgmError(f'{k} must be a whole number from 1, not {v!r}')
@@ -509,7 +518,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
     if max_steps: recipe = _at_most(recipe, feed.n, max_steps)
     channels_last = (device.type == 'cpu' and not amp if channels_last is None else channels_last) and all(t.dim() != 5 for t in [*net.parameters(), *net.buffers()]) # torch has no such layout for volumes
     net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-    job = _Job(_synced(net, device), feed, recipe, mean, std, size, teacher, seed, factor, amp, channels_last)
+    job = _Job(_synced(net, device), feed, recipe, mean, std, size, teacher, seed, factor, amp, channels_last, compile)
     measure = lambda: accuracy(job.net, val, mean=mean, std=std, size=size, amp=amp)
     h = _fit(job, max_steps, val is not None and measure, eval_every or max(1, recipe.epochs//10), checkpoint, save_every, labels, on_epoch, desc)
     if job.net is not net: net.load_state_dict(job.net.state_dict())

@@ -117,13 +117,17 @@ def test_a_real_process_says_it_too(tmp_path, start):
 
 # ---- what goes well
 
-def test_a_run_and_what_can_be_done_with_it(run, tmp_path):
+def test_a_run_and_what_can_be_done_with_it(run, tmp_path, monkeypatch):
     assert {'ogm.json', 'images', 'data', 'README.md', 'preview.png', 'work'} <= {p.name for p in run.iterdir()}
     code, out, err = ogm('evaluate', run, '--seeds', '1', '--epochs', '1', '--device', 'cpu'); assert code == 0 and 'hard labels, n = 1' in out and not err
     assert ogm('evaluate', run, '--seeds', '1', '--recipe', 'ogm-muon:scale=0.5,epochs=2', '--device', 'cpu')[0] == 0
     f, = (Path(run)/'scores').glob('*scale*'); settings = read_json(f)['settings']; assert (settings['scale'], settings['epochs']) == (.5, 2) and ':' not in f.name
     code, out, err = ogm('evaluate', run, '--seeds', '2', '--epochs', '1', '--labels', 'soft', '--recipe', 'ogm-muon', '--device', 'cpu'); assert code == 0 and 'soft labels, n = 2' in out, err
     assert json.loads((run/'scores'/'ogm-muon-soft-convnet1-w4-1.json').read_text())['n_train'] == 2
+    for more, name in ((['--amp'], 'ogm-basic-hard-convnet1-w4-1-amp.json'), (['--amp', '--compile'], 'ogm-basic-hard-convnet1-w4-1-amp-compiled.json')): # students of another arithmetic have a file of their own
+        with monkeypatch.context() as m:
+            asked = []; m.setattr(torch, 'compile', lambda net, **kw: asked.append(kw) or net)
+            assert ogm('evaluate', run, '--seeds', '1', '--epochs', '1', '--device', 'cpu', *more)[0] == 0 and len(asked) == more.count('--compile'); settings = read_json(run/'scores'/name)['settings']; assert settings['amp'] is True and settings.get('compile', False) is bool(asked)
     code, out, err = ogm('show', run, run, '--out', tmp_path/'both.png'); assert code == 0 and Image.open(tmp_path/'both.png').size[0] > 50, err
 
 def test_mosaics_patch_by_patch(images, tmp_path):

@@ -1,5 +1,5 @@
 "Training: two ranks against one, kill and resume, and the bad input that a page would be too short for."
-import os, pickle, socket, subprocess, sys, warnings
+import os, pickle, shutil, socket, subprocess, sys, warnings
 from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch, torch.multiprocessing as mp
@@ -286,3 +286,35 @@ def test_only_the_first_process_doubts_a_teacher(monkeypatch):
     with pytest.warns(UserWarning, match='chance is 10.0%'): check_teacher(blind, src.val)
     monkeypatch.setattr('ogm.models.rank', lambda: 1)
     with warnings.catch_warnings(): warnings.simplefilter('error'); check_teacher(blind, src.val)
+
+# ---- steps that torch compiles
+
+compiler = pytest.mark.skipif(not any(map(shutil.which, ('c++', 'g++', 'clang++'))), reason='torch compiles for a CPU with a C++ compiler, and there is none')
+
+def flat(net): return torch.cat([v.flatten().double() for v in net.state_dict().values()])
+
+@compiler
+def test_a_compiled_training_differs_by_rounding_and_resumes_to_the_bit(tmp_path):
+    "Running statistics too: what is compiled is in training mode."
+    def go(**kw): net = build_seeded('convnet1-w8-bn', 3, 8); return flat(net), train(net, blobs(32), 'teacher', epochs=4, batch_size=16, lr=.02, val=blobs(11, seed=1), seed=3, **(NORM | kw)), flat(net)
+    def stop(epoch, h):
+        if epoch == 2: raise KeyboardInterrupt
+    (begun, h, plain), (_, fast_h, fast), cut = go(), go(compile=True), dict(compile=True, checkpoint=tmp_path/'net.ckpt', save_every=1)
+    assert (fast - plain).norm() < 1e-4*(plain - begun).norm() and h.loss == pytest.approx(fast_h.loss, rel=1e-5) and fast_h.last is not None
+    with pytest.raises(KeyboardInterrupt): go(on_epoch=stop, **cut)
+    _, again_h, again = go(**cut); assert torch.equal(again, fast) and again_h == fast_h
+
+def test_without_a_compiler_one_line(monkeypatch):
+    import torch._dynamo, torch._inductor.config as config
+    torch._dynamo.reset()
+    with config.patch({'cpp.cxx': ('/no/such/compiler',), 'force_disable_caches': True}), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with pytest.raises(OgmError, match='torch cannot compile this network here: leave compile off, or install a C.. compiler .*/no/such/compiler'): train(build_seeded('convnet1-w4', 3, 8), blobs(), 'sgd', epochs=1, compile=True, **NORM)
+    torch._dynamo.reset()
+
+def test_what_the_network_itself_raises_is_left_as_it_is():
+    class Odd(torch.nn.Module):
+        def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.ones(3))
+        def forward(self, x): raise RuntimeError('its own')
+    with pytest.raises(RuntimeError, match='its own') as e: train(Odd(), blobs(), 'sgd', epochs=1, **NORM)
+    assert not isinstance(e.value, OgmError)

@@ -50,7 +50,7 @@ def settled(plan, job, out): # with one row in the place of a list, once that is
 
 def work(job, plan, full, part, out):
     "One job, in a process of its own."
-    began, dev, kw = time.perf_counter(), pick_device(plan.get('device')), dict(eval_every=10**9, amp=plan.get('amp', True))
+    began, dev, kw = time.perf_counter(), pick_device(plan.get('device')), dict(eval_every=10**9, amp=plan.get('amp', True), compile=plan.get('compile', False))
     t = load_teacher(out/'work'/'teacher.safetensors', part, device=dev); job = settled(plan, job, out)
     if job['do'] == 'make':
         r = run_row(job['row'], part, t, job['ipc'], out, seeds=job.get('seeds', 1), labels=('hard',), recipes=job['recipes'], seed=plan.get('seed', 0), device=dev, **kw)
