@@ -196,8 +196,9 @@ LOOK = r'''() => { const rgb = s => { const v = (s.match(/[\d.]+/g) || [0, 0, 0,
       known.set(e, [[0, 1, 2].map(i => c[3] * c[i] + (1 - c[3]) * below[i]).concat(c[3] + (1 - c[3]) * below[3]), solid * s.opacity]) }
     return known.get(e) };
   document.querySelectorAll('img').forEach(i => i.loading = 'eager');
-  const still = new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r))).then(() => Promise.all(document.getAnimations().map(a => a.finished.catch(() => 0))));
-  return Promise.all([still, ...[...document.images].map(i => i.complete || new Promise(r => { i.onload = i.onerror = r }))]).then(() => ({
+  const frames = () => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r))), moving = () => document.getAnimations().map(a => a.finished.catch(() => 0));
+  const still = () => frames().then(() => { const m = moving(); return m.length && Promise.all(m).then(still) }); // one change of colour can start the next
+  return Promise.all([...document.images].map(i => i.complete || new Promise(r => { i.onload = i.onerror = r }))).then(still).then(() => ({
     wide: document.documentElement.scrollWidth - window.innerWidth,
     cut: [...document.querySelectorAll('main *')].filter(e => {
       if (e.getBoundingClientRect().right <= document.querySelector('main').getBoundingClientRect().right + 2) return false;
@@ -230,7 +231,10 @@ def test_page_in_a_browser(browser, address, html, name):
         for width, scheme in [(1280, 'light'), (1280, 'dark'), (390, 'dark')]:
             page.set_viewport_size(dict(width=width, height=900)); page.emulate_media(color_scheme=scheme)
             if scheme == 'dark': page.wait_for_function('was => getComputedStyle(document.body).backgroundColor != was', arg=grounds[0])
-            seen = page.evaluate(LOOK); grounds.append(seen['ground'])
+            seen = page.evaluate(LOOK)
+            for _ in range(5): # the ground turns dark a moment before all that stands on it, and on a busy machine one can look in between
+                if seen['faint']: page.wait_for_timeout(500); seen = page.evaluate(LOOK)
+            grounds.append(seen['ground'])
             if width == 1280 and seen['wide'] <= 0 and html[name].maths: assert seen['font'], f'{name}: the font of the formulas did not load'
             assert not said, f'{name} at {width} px: {said}'
             assert seen['wide'] <= 0, f'{name} is {seen["wide"]} px wider than a window of {width} px'
