@@ -432,7 +432,7 @@ def bench(out:str=None, # file for the JSON; None prints only
     done = old['rows']
     for p in names:
         new = _part_rded(b, photos) if p == 'rded' else PARTS[p](b)
-        new = [r | dict(name=p) for r in new]; new = _merge([r for r in done if r['name'] == p], new) if add else new
+        new = [r | dict(name=p, torch=torch.__version__.partition('+')[0]) for r in new]; new = _merge([r for r in done if r['name'] == p], new) if add else new
         done = [r for r in done if r['name'] != p] + new
         if out: write_json(Path(out), provenance(rows=done, **how))
     print(table(sorted(done, key=lambda r: r['part']))); return done

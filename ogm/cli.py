@@ -407,7 +407,7 @@ def evaluate(run:str, # directory of a finished set
              unfold:bool=False, # show the student each patch of a mosaic as an image of its own; sets made for it always are
              device:str=None, # cpu, cuda; None: the best there is
              amp:bool=False, # forward pass in bfloat16
-             compile:bool=False, # steps compiled by torch: faster, after a minute
+             compile:bool=False, # steps compiled by torch: the first takes long, the others less
             ):
     "Train students on a distilled set and report the last epoch, mean and spread over seeds (Table 8)."
     from ogm.core import OgmError, distributed, file_name
@@ -422,7 +422,7 @@ def evaluate(run:str, # directory of a finished set
         if not isinstance(arch := arch or ds.config.get('arch'), (str, type(None))): raise OgmError(f'{run!r} names no network: give --arch')
         unfold = unfold or ds.config.get('unfold') is True or ds.chroma > 1
         out = Path(run)/'scores'/f'{file_name(recipe)}-{labels}-{arch}{f"-{epochs}" if epochs else ""}{"-unfolded" if unfold else ""}{"-amp"*amp}{"-compiled"*compile}{on}.json'
-        _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work', **{k: True for k, v in dict(amp=amp, compile=compile).items() if v})))
+        _say(repr(score(cells(ds) if unfold else ds, src.val, recipe, labels, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, name=Path(run).name, device=dev, out=out, work=Path(run)/'work', amp=amp, compile=compile)))
 
 # %% ../nbs/14_cli.ipynb #fbcdaa7c
 def train(data:str='digits', # as for distill
@@ -436,7 +436,7 @@ def train(data:str='digits', # as for distill
           seed:int=0, # of everything
           device:str=None, # cpu, cuda; None: the best there is
           amp:bool=False, # forward pass in bfloat16
-          compile:bool=False, # steps compiled by torch: faster, after a minute
+          compile:bool=False, # steps compiled by torch: the first takes long, the others less
          ):
     "Train a network on real images and report its accuracy after each epoch (Section 9, Table 7)."
     from ogm.core import OgmError, distributed, provenance, rank, save_tensors, seeded, write_json
@@ -453,7 +453,7 @@ def train(data:str='digits', # as for distill
         h = fit(net, part, recipe, mean=mean, std=std, size=src.size, val=src.val, seed=seed, device=dev, epochs=epochs, lr=lr, eval_every=1, amp=amp, compile=compile, checkpoint=out and Path(out)/'train.ckpt')
         if out and rank() == 0:
             save_tensors(Path(out)/'net.safetensors', net.state_dict(), arch=arch, size=src.size, mean=mean, std=std, classes=list(src.classes), ids=src.ids, accuracy=h.last)
-            write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data))
+            write_json(Path(out)/'history.json', provenance(loss=h.loss, accuracy=h.acc, at=h.at, recipe=recipe, arch=arch, ipc=ipc, seed=seed, data=data, amp=amp, compile=compile))
         _say(f'{arch}, {recipe}: accuracy {100*h.last:.1f} % after the last of {len(h.loss)} epochs (best {100*h.best:.1f} %)')
 
 # %% ../nbs/14_cli.ipynb #c1d3fbb5

@@ -162,7 +162,7 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))
     if mean is None or std is None or size is None: raise OgmError('a plain split has no mean, std and size: pass them, or a teacher')
     called, net = _own(arch, len(ds.classes), size) if callable(arch) else (arch, arch)
-    shown = {k: v for k, v in kw.items() if k != 'on_epoch'} # who looks on changes nothing
+    shown = {k: v for k, v in kw.items() if k != 'on_epoch' and (v or k not in ('amp', 'compile'))} # who looks on changes nothing, nor does what is off
     settings, cells = _plain(recipe.told() | {k: v for k, v in shown.items() if v is not None}), getattr(ds, 'factor', 1)
     key = _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=shown,
                **dict(factor=cells) if cells > 1 and (done.shuffle or done.scale == 'factor') else {})

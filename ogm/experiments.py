@@ -107,7 +107,7 @@ def run_row(name:str|Row, # see `find_row`; one of your own goes by its title
     shown = source.train if whole else unfold(ds) if row.unfold else ds
     if few: shown = join(shown, unfold(_beside(source, teacher, ds, row, few, seed, device, images/'missed')))
     units = dict(mean=teacher.mean, std=teacher.std, size=teacher.size) if whole else {}
-    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **units, **{k: True for k, v in dict(amp=amp, compile=compile).items() if v})
+    score = lambda l, r: evaluate(shown, source.val, r, l, seeds=seeds, arch=arch, teacher=teacher, epochs=epochs, eval_every=eval_every, name=row.title, device=device, out=work/_file(r, l), **units, amp=amp, compile=compile)
     new = [dataclasses.asdict(score(l, r)) | dict(recipe=r) for l, r in todo]
     kept = [s for s in old.get('scores', []) if (s['labels'], s['recipe']) not in {(s['labels'], s['recipe']) for s in new}]
     res = provenance(row=name, title=row.title, init=row.init, factor=row.factor, synthesis=row.synthesis and dataclasses.asdict(Settings(**row.synthesis)), extra=row.extra and called(row.extra), ipc=ipc, seed=seed, unfold=row.unfold, chroma=row.chroma, missed=row.missed, epochs=epochs, amp=amp, compile=compile, source=source.name, images=source.digest(),

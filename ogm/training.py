@@ -381,7 +381,7 @@ def _printed(net): # what it is made of, the same in every process and on any nu
 def _key(job, epochs, labels): # what a checkpoint belongs to
     t = job.teacher.sha256() if job.teacher is not None else ''
     net = _printed(job.net), [tuple(p.shape) for p in job.net.parameters()]
-    told = job.recipe, epochs, labels, job.seed, job.factor, job.size, tuple(job.mean), tuple(job.std), t, job.feed.digest(), net
+    told = job.recipe, epochs, labels, job.seed, job.factor, job.size, tuple(job.mean), tuple(job.std), t, job.feed.digest(), net, *(k for k in ('amp', 'compile') if getattr(job, k))
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 def _save(path, job, opt, history, key, sums=()):
@@ -395,7 +395,7 @@ def _resume(path, job, opt, key): # -> (History, losses of the steps of the epoc
     if not path or not Path(path).exists(): return History(), ()
     try: ck = torch.load(path, map_location=job.device, weights_only=True); known = ck['key']
     except Exception as e: raise OgmError(f'{str(path)!r} is not a training checkpoint ({type(e).__name__}): remove it to start anew') from e
-    if known != key: raise OgmError(f'{str(path)!r} belongs to another training (other images, network, recipe, seed or teacher): remove it or choose another')
+    if known != key: raise OgmError(f'{str(path)!r} belongs to another training (other images, network, recipe, seed, teacher or arithmetic): remove it or choose another')
     job.net.load_state_dict(ck['net']); opt.load_state_dict(ck['opt'])
     begun = ck['begun'] if len(ck['begun']) == world_size() else F.pad(ck['begun'].sum(0, keepdim=True), (0, 0, 0, world_size() - 1)) # other ranks than before
     return History(**ck['history']), begun[rank()].to(job.device).unbind()
@@ -419,7 +419,7 @@ def _compiles(): # says it in a line, should torch be unable to
     try: yield
     except RuntimeError as e:
         if not type(e).__module__.startswith(('torch._dynamo', 'torch._inductor')): raise
-        raise OgmError(f'torch cannot compile this network here: leave compile off, or install a C++ compiler ({str(e).strip().splitlines()[0][:200]})') from e
+        raise OgmError(f'torch cannot compile this network here: leave compile off, or mend what it lacks ({str(e).strip().splitlines()[0][:200]})') from e
 
 def _same_buffers(net): # rank 0's running statistics for all
     if world_size() > 1:
@@ -501,7 +501,7 @@ def train(net, # module, changed in place: (b, 3, size, size) -> logits
           eval_every:int=None, # epochs between measurements; None for ten in all
           max_steps:int=None, # at most so many updates
           amp:bool=False, # forward pass in bfloat16
-          compile:bool=False, # the steps compiled by torch: less time for each after a minute for the first, and numbers that agree to rounding
+          compile:bool=False, # the steps compiled by torch, a program for each size of a batch: its first step takes long, the others less, and the numbers agree to rounding
           channels_last:bool=None, # memory layout: the numbers of a pixel side by side; None: on a CPU, unless in bfloat16, which is slower so
           workers:int=None, # decoding processes for large sets
           on_epoch=None, # called with (epoch from 1, History) after each epoch

@@ -2,10 +2,12 @@
 import contextlib, hashlib, io, json, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
+import ogm.training as ogm_training
 from PIL import Image
 from ogm.cli import COMMANDS, main
 from ogm.core import read_json
 from ogm.distilled import DistilledSet, unfold
+from ogm.experiments import read_rows, run_table
 
 TINY = ['--arch', 'convnet1-w4', '--epochs', '1', '--iters', '1', '--device', 'cpu']
 
@@ -117,18 +119,33 @@ def test_a_real_process_says_it_too(tmp_path, start):
 
 # ---- what goes well
 
-def test_a_run_and_what_can_be_done_with_it(run, tmp_path, monkeypatch):
+def test_a_run_and_what_can_be_done_with_it(run, tmp_path):
     assert {'ogm.json', 'images', 'data', 'README.md', 'preview.png', 'work'} <= {p.name for p in run.iterdir()}
     code, out, err = ogm('evaluate', run, '--seeds', '1', '--epochs', '1', '--device', 'cpu'); assert code == 0 and 'hard labels, n = 1' in out and not err
     assert ogm('evaluate', run, '--seeds', '1', '--recipe', 'ogm-muon:scale=0.5,epochs=2', '--device', 'cpu')[0] == 0
     f, = (Path(run)/'scores').glob('*scale*'); settings = read_json(f)['settings']; assert (settings['scale'], settings['epochs']) == (.5, 2) and ':' not in f.name
     code, out, err = ogm('evaluate', run, '--seeds', '2', '--epochs', '1', '--labels', 'soft', '--recipe', 'ogm-muon', '--device', 'cpu'); assert code == 0 and 'soft labels, n = 2' in out, err
     assert json.loads((run/'scores'/'ogm-muon-soft-convnet1-w4-1.json').read_text())['n_train'] == 2
-    for more, name in ((['--amp'], 'ogm-basic-hard-convnet1-w4-1-amp.json'), (['--amp', '--compile'], 'ogm-basic-hard-convnet1-w4-1-amp-compiled.json')): # students of another arithmetic have a file of their own
-        with monkeypatch.context() as m:
-            asked = []; m.setattr(torch, 'compile', lambda net, **kw: asked.append(kw) or net)
-            assert ogm('evaluate', run, '--seeds', '1', '--epochs', '1', '--device', 'cpu', *more)[0] == 0 and len(asked) == more.count('--compile'); settings = read_json(run/'scores'/name)['settings']; assert settings['amp'] is True and settings.get('compile', False) is bool(asked)
     code, out, err = ogm('show', run, run, '--out', tmp_path/'both.png'); assert code == 0 and Image.open(tmp_path/'both.png').size[0] > 50, err
+
+@pytest.fixture
+def arithmetic(monkeypatch):
+    "What each forward pass of a training was asked for: ('compile', 'amp'), in the order of the trainings."
+    asked, loop = [], ogm_training._fit
+    def fit(job, *args):
+        made = []
+        with monkeypatch.context() as m: m.setattr(torch, 'compile', lambda net, **kw: made.append(net) or net); h = loop(job, *args)
+        asked.append((bool(made), job.amp)); return h
+    monkeypatch.setattr(ogm_training, '_fit', fit); return asked
+
+@pytest.mark.parametrize('more', [[], ['--amp'], ['--compile'], ['--amp', '--compile']], ids=' '.join)
+def test_another_arithmetic_is_asked_for_noted_and_kept_apart(run, tmp_path, arithmetic, more):
+    want = '--compile' in more, '--amp' in more; name = 'ogm-basic-hard-convnet1-w4-1' + '-amp'*want[1] + '-compiled'*want[0] + '.json'; out = tmp_path/'net'; (run/'scores'/name).unlink(missing_ok=True)
+    assert ogm('evaluate', run, '--seeds', '1', '--epochs', '1', '--device', 'cpu', *more)[0] == 0 and (run/'scores'/name).exists()
+    assert ogm('train', '--arch', 'convnet1-w4', '--ipc', '1', '--epochs', '1', '--out', out, '--device', 'cpu', *more)[0] == 0; told = read_json(out/'history.json'); assert (told['compile'], told['amp']) == want
+    run_table('digits', out=tmp_path/'table', rows='random', ipc='1', arch='convnet1-w4', teacher_epochs=1, epochs=1, seeds=1, labels='hard', recipes='ogm-basic', device='cpu', amp=want[1], compile=want[0])
+    row, = read_rows(tmp_path/'table'); assert (row['compile'], row['amp']) == want
+    assert arithmetic == [want, want, (False, False), want] # the teacher of a table is taught as ever
 
 def test_mosaics_patch_by_patch(images, tmp_path):
     assert ogm(*distil(images, tmp_path/'run', '--factor', 2, '--init', 'random'))[0] == 0

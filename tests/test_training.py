@@ -303,13 +303,15 @@ def test_a_compiled_training_differs_by_rounding_and_resumes_to_the_bit(tmp_path
     assert (fast - plain).norm() < 1e-4*(plain - begun).norm() and h.loss == pytest.approx(fast_h.loss, rel=1e-5) and fast_h.last is not None
     with pytest.raises(KeyboardInterrupt): go(on_epoch=stop, **cut)
     _, again_h, again = go(**cut); assert torch.equal(again, fast) and again_h == fast_h
+    for other in (dict(compile=False), dict(amp=True)):
+        with pytest.raises(OgmError, match='belongs to another training .*arithmetic'): go(**cut | other)
 
-def test_without_a_compiler_one_line(monkeypatch):
+def test_without_a_compiler_one_line():
     import torch._dynamo, torch._inductor.config as config
     torch._dynamo.reset()
     with config.patch({'cpp.cxx': ('/no/such/compiler',), 'force_disable_caches': True}), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        with pytest.raises(OgmError, match='torch cannot compile this network here: leave compile off, or install a C.. compiler .*/no/such/compiler'): train(build_seeded('convnet1-w4', 3, 8), blobs(), 'sgd', epochs=1, compile=True, **NORM)
+        with pytest.raises(OgmError, match='torch cannot compile this network here: leave compile off, or mend what it lacks .*/no/such/compiler'): train(build_seeded('convnet1-w4', 3, 8), blobs(), 'sgd', epochs=1, compile=True, **NORM)
     torch._dynamo.reset()
 
 def test_what_the_network_itself_raises_is_left_as_it_is():
