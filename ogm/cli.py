@@ -20,17 +20,24 @@ def remember(run, # run directory
              younger:dict|None=None, # what a run that does not mention a setting had for it
             ): # returns nothing
     "Compare `settings` with those that the kept steps were made with, or note them. Raises `OgmError` naming the ones that differ."
-    from ogm.core import OgmError, rank, read_json, write_json
+    from ogm.core import OgmError, any_rank, rank
+    told = None
+    try: rank() or _remember(run, settings, younger or {})
+    except OgmError as e: told = e
+    if any_rank(told): raise told or OgmError(f'{str(run)!r} cannot be continued, as another process says')
+
+def _remember(run, settings, younger): # by one process, for all
+    from ogm.core import OgmError, read_json, write_json
     file = Path(run)/'work'/'settings.json'
     if file.exists() and any(p.name != file.name for p in file.parent.iterdir()):
         old = read_json(file)
         if not isinstance(old, dict): raise OgmError(f'{str(file)!r} is damaged: choose another --out, or delete {str(file.parent)!r} to begin anew')
-        old = (younger or {}) | old
+        old = younger | old
         if settings.get(IMAGES) and old.get(IMAGES) == settings[IMAGES]: settings = {k: v for k, v in settings.items() if k != 'data'} # the same images by another path
         if diff := [k for k in settings if old.get(k) != settings[k]]:
             diff = [k for k in diff if k != IMAGES] or diff; was = ', '.join(f'{k} {old.get(k)!r} (now {settings[k]!r})' for k in diff)
             raise OgmError(f'{str(run)!r} was begun with {was}{" (of all devices together)"*("batch" in diff)}: choose another --out, or give the same settings to continue')
-    elif rank() == 0: write_json(file, settings)
+    else: write_json(file, settings)
 
 # %% ../nbs/14_cli.ipynb #fe196e6e
 def kept(file, # where the result of the step lives
@@ -174,9 +181,16 @@ def run_distill(source, # `Source` of real images
     try: ds = _make(source, out, s, settings, data=data, teacher=teacher, arch=arch, epochs=epochs, init=init, ipc=ipc, factor=factor, chroma=chroma, seed=seed, device=device, every=every, unfold=unfold, digest=digest)
     except Exception as e: # nothing is lost for a run that cannot be, be it for want of memory
         if old and rank() == 0 and not (isinstance(e, RuntimeError) and _lost_rank(e)): _put_back(out)
+        if isinstance(e, OgmError): raise OgmError(f'{e}{_hidden(out)}') from e
         raise
-    if rank() == 0: ds.save(out, overwrite=overwrite); _discard(out/'.before')
+    try: rank() or ds.save(out, overwrite=overwrite)
+    except OgmError as e: raise OgmError(f'{e}{_hidden(out)}') from e # what was made is kept, and the same command goes on with it
+    if rank() == 0: _discard(out/'.before')
     return ds
+
+def _hidden(out): # of a set that was set aside, and is not put back, for work has begun in its place
+    from ogm.distilled import finished
+    return f'; the set that was there lies in {str(out/".before")!r}' if finished(out/'.before') else ''
 
 def _make(source, out, s, settings, *, data, teacher, arch, epochs, init, ipc, factor, chroma, seed, device, every, unfold, digest): # the steps themselves
     from ogm.core import world_size
@@ -428,7 +442,7 @@ def evaluate(run:str, # directory of a finished set
 def train(data:str='digits', # as for distill
           recipe:str='sgd', # sgd or muon (Table 7), ogm-basic, ogm-muon, rded (Table 8); with changes: 'sgd:schedule=cosine'
           arch:str=None, # network; None: convnet3, or resnet18 above 64 px
-          ipc:int=None, # train on so many random images a class; None: all (recipes sgd-full, muon-full)
+          ipc:int=None, # train on so many random images a class; None: all, for which Table 7 has sgd-full and muon-full
           epochs:int=None, # None: the recipe's
           lr:float=None, # None: the recipe's
           out:str=None, # directory for net.safetensors and history.json
@@ -512,7 +526,7 @@ def pack(data:str='digits', # as for distill
     if finished(out): raise OgmError(f'{str(out)!r} already holds a finished set: choose another --out')
     if rank(): return # one process can do it
     with _lock(out):
-        other = [DistilledSet.load(beside)] if beside else []; other = [unfold(o) if o.chroma > 1 or o.config.get('unfold') is True else o for o in other]
+        other = [DistilledSet.load(beside)] if beside else []; other = [unfold(o) if o.chroma > 1 or o.config.get('unfold') is True else dataclasses.replace(o, factor=1) for o in other] # a mosaic that students see whole is an image like others
         src = open_source(data, size=size or (other[0].size if other else None), seed=seed); there = min(len(src.train.indices(c)) for c in range(src.n_classes)); n = images or min(20*ipc, there); _say(src)
         if n > there: raise OgmError(f'--images {n}, but a class has {there}: give fewer')
         few = src.train.sample(n, seed); mean, std = channel_stats(src.train, src.size)

@@ -59,6 +59,7 @@ def pick_device(device:str|torch.device|None=None, # e.g. 'cpu', 'cuda', 'cuda:1
     if device is None: device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try: torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e: raise OgmError(f'device {str(device)!r} cannot be used here: give --device cpu') from e
+    if torch.device(device).type == 'meta': raise OgmError("device 'meta' cannot be used here, for it holds no numbers: give --device cpu")
     device = torch.device(device)
     if device.type == 'cuda' and device.index is None: device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()) # without a number, this rank's
     if device.type == 'cpu': keep_memory()
@@ -134,7 +135,7 @@ def _number(v): # a number of another library, as Python has it
     raise TypeError(f'JSON cannot hold a {type(v).__name__} ({str(v)[:40]})')
 
 def _as_text(path, obj): # what `write_json` would write
-    try: return json.dumps(obj, indent=1, ensure_ascii=False, default=_number) + '\n'
+    try: text = json.dumps(obj, indent=1, ensure_ascii=False, default=_number) + '\n'; text.encode(); return text
     except (TypeError, ValueError, RecursionError) as e: raise OgmError(f'{str(path)!r} is not written: {e}') from e
 
 def write_json(path:str|Path, # file to write
@@ -178,10 +179,14 @@ def load_tensors(path:str|Path, # file to read
 
 # %% ../nbs/00_core.ipynb #0882a2f0
 def debris(path:str|Path, # run directory
-          )->list: # of `Path`, anywhere below it
-    "Temporary files and directories that a killed process left below `path`: those of `whole`, and those that safetensors writes beside them."
-    names = ((d, n) for d, dirs, files in os.walk(path) for n in [*dirs, *files]) # os.walk bears with what vanishes meanwhile
-    return [Path(d)/n for d, n in names if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp|\.tmp[0-9A-Za-z]{6}', n)]
+          )->list: # of `Path`, below it and not in directories with a lock of their own
+    "Temporary files and directories that a killed process left below `path`: those of `whole`, and files that safetensors writes beside them."
+    out = []
+    for d, dirs, files in os.walk(path): # which bears with what vanishes meanwhile
+        out += [Path(d)/n for n in [*dirs, *files] if re.fullmatch(r'\..*\.[0-9a-f]{8}\.tmp', n) or n in files and re.fullmatch(r'\.tmp[0-9A-Za-z]{6}', n)]
+        dirs[:] = [n for n in dirs if not (Path(d)/n/'.lock').exists()]
+    return out
+
 
 # %% ../nbs/00_core.ipynb #5d040ff2
 @contextlib.contextmanager

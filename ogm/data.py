@@ -8,7 +8,7 @@ __all__ = ['FORMATS', 'MEMORY', 'CHECKED', 'SUFFIXES', 'UNREAD', 'TRAIN_NAMES', 
            'open_source']
 
 # %% ../nbs/01_data.ipynb #03cde696
-import hashlib, io, json, numbers, os, re, warnings, zlib
+import hashlib, io, json, numbers, os, re, signal, warnings, zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -93,7 +93,10 @@ class _Files:
     def __init__(self, paths, root): self.paths, self.root = [str(p) for p in paths], str(root)
     def raw(self, i): return self.paths[i]
     def name(self, i): return os.path.relpath(self.paths[i], self.root)
-    def sign(self, i): return f'{Path(self.name(i)).as_posix()} {os.path.getsize(self.paths[i]) if len(self.paths) <= 10**5 and os.path.exists(self.paths[i]) else 0}'     # to ask for a million sizes takes minutes
+    def sign(self, i): # to ask for a million sizes takes minutes, and to read all is dear: the bytes of some sixty
+        file, few = Path(self.paths[i]), i % max(1, len(self.paths)//64) == 0
+        try: return f'{Path(self.name(i)).as_posix()} {file.stat().st_size if len(self.paths) <= 10**5 else 0}' + (f' {zlib.crc32(file.read_bytes())}' if few else '')
+        except OSError: return Path(self.name(i)).as_posix()
 
 class _Rows:
     "Images in a column of a `datasets.Dataset`; a path in a cell is followed only when `paths`."
@@ -115,6 +118,8 @@ class _Decode:
         try: return fit_square(decode(*job[:2]), self.size), job[2]
         except OgmError as e: return str(e)
 
+def _deaf(worker): signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C goes to all processes of a terminal, and the main one decides when to end
+
 def in_workers(work, # work[job] is done by the workers
                jobs, # yields the jobs of one batch as a list, and is asked in the main process
                n:int, # about how many jobs there are: few are done here
@@ -123,7 +128,7 @@ def in_workers(work, # work[job] is done by the workers
               )->Iterator: # the batches, in order
     "A job a worker, a few batches ahead."
     if workers is None: workers = min(8, (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1))) if n > 256 else 0
-    yield from DataLoader(work, batch_sampler=jobs, num_workers=workers, collate_fn=collate, generator=torch.Generator())
+    yield from DataLoader(work, batch_sampler=jobs, num_workers=workers, collate_fn=collate, generator=torch.Generator(), worker_init_fn=_deaf)
 
 # %% ../nbs/01_data.ipynb #bcccf747
 def _stack(items):
@@ -268,7 +273,7 @@ def sample(self:Split, ipc:int, # images per class
 # %% ../nbs/01_data.ipynb #c136d40b
 @patch
 def digest(self:Split)->str: # 16 hexadecimal digits
-    "What the images and labels are, as far as it can be told without decoding them; the folder they lie in has no part in it."
+    "What the images and labels are, as far as it can be told without decoding them; the folder they lie in has no part in it. Of a table that fits into `OGM_MEMORY` it is told by the pixels, of a larger one by its rows: the two differ."
     h = hashlib.sha256(json.dumps([self.classes, self.ids]).encode() + self.labels.numpy().tobytes())
     if self.store is None: h.update(self.images.contiguous().numpy())
     for i in self.rows.tolist() if self.store is not None else (): h.update(self.store.sign(i).encode('utf-8', 'surrogatepass') + b'\n') # a file's name may be no text
@@ -744,7 +749,7 @@ def open_source(x, # 'digits', 'cifar10', 'cifar100', 'hf:org/name[:config]', 'h
                 root=None, # where torchvision's sets lie; default: OGM_DATA, then the user's cache
                )->Source: # train and validation images
     "Open a source of labelled images by name, path or hub id. Raises `OgmError` in one line for whatever is wrong with it."
-    if size is not None and not is_number(size, 1, 8192, whole=True): raise OgmError(f'size is {size!r}: give a side of 1 to 8192 px')
+    if size is not None and not is_number(size, 2, 8192, whole=True): raise OgmError(f'size is {size!r}: give a side of 2 to 8192 px')
     if not is_number(val_fraction, 0) or val_fraction >= 1: raise OgmError(f'val_fraction is {val_fraction}: give a part from 0 to below 1')
     if isinstance(x, Source): return replace(x, size=size or x.size)
     if not isinstance(x, (str, os.PathLike)) or not str(x).strip(): raise OgmError(f'{x!r} is no source: give digits, cifar10, hf:org/name or a folder')

@@ -268,12 +268,12 @@ def _save(self, run, # directory; created
     if class_bytes: _described(self, run, dict(sheets=[])); self, files, labels, told = _coded(self, class_bytes); kind = 'avif'
     else: kind, told, labels = 'webp' if self.levels < 256 else 'png', None, self.labels.tolist(); files = None
     info = _described(self, run, told); files = files or [_encode(x, kind) for x in self.images.cpu()]
-    with whole(run/'.saving') as mark: mark.touch()
-    (run/'ogm.json').unlink(missing_ok=True)
-    with whole(run/'images') as tmp: _images(tmp, files, labels, kind, self)
-    with whole(run/'data') as tmp: tmp.mkdir(); _write_parquet(tmp/'train.parquet', files, labels, self)
-    with whole(run/'README.md') as tmp: tmp.write_text(card(self, 'A small image set, coded', True) if told else card(self), encoding='utf-8')
-    shown = mosaics(_part(self, by_class(self))); save_grid(run/'preview.png', shown.images[by_class(shown)], ncol=min(10, max(1, self.ipc*self.chroma)))
+    shown = mosaics(_part(self, by_class(self)))
+    with whole(run/'preview.png') as picture, whole(run/'README.md') as text, whole(run/'data') as table, whole(run/'images') as folders: # all of it on the disk before anything of an older set goes
+        _images(folders, files, labels, kind, self); table.mkdir(); _write_parquet(table/'train.parquet', files, labels, self)
+        text.write_text(card(self, 'A small image set, coded', True) if told else card(self), encoding='utf-8'); save_grid(picture, shown.images[by_class(shown)], ncol=min(10, max(1, self.ipc*self.chroma)))
+        with whole(run/'.saving') as mark: mark.touch()
+        (run/'ogm.json').unlink(missing_ok=True)
     write_json(run/'.saving', info | dict(image_bytes=sum(map(len, files)))); (run/'.saving').replace(run/'ogm.json') # the mark goes and the end comes in one stroke
     return run
 

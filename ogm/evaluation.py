@@ -79,10 +79,10 @@ def _pixels(split, size): # what its images are; a few are decoded, which traini
     if not split.lazy: return split.images.cpu().contiguous().numpy().tobytes()
     return split.tensor(size).numpy().tobytes() if len(split) <= CHECKED and 3*size*size*len(split) <= MEMORY else split.digest().encode()
 
-def _known(file, key):
+def _known(file, key, older=lambda: ()): # `older`: what earlier versions called it
     if not file or not Path(file).exists(): return {}
     old = read_json(file)
-    try: runs, other = {r['seed']: r for r in old['runs'] if is_number(r['last'], 0, 1) and is_number(r['best'], 0, 1)}, old['key'] != key
+    try: runs, other = {r['seed']: r for r in old['runs'] if is_number(r['last'], 0, 1) and is_number(r['best'], 0, 1)}, old['key'] != key and old['key'] not in older()
     except (KeyError, TypeError): raise OgmError(f'{str(file)!r} is in the way, and holds no scores: choose another name, or remove it') from None
     if other: raise OgmError(f'{str(file)!r} holds scores of other images or settings: choose another name, or remove it')
     return runs
@@ -122,7 +122,7 @@ def _own(arch, C, size): # of a function that builds students: its name, and wha
 def _settable(kw, given): # refuse what is not the caller's to set, and colours that are no shares
     if odd := {'net', 'split', 'seed', 'checkpoint', 'factor', 'desc'} & {*kw}: raise OgmError(f'{min(odd)} is set for each student: leave it away{" and give seeds" if "seed" in odd else ""}')
     for k, v in given.items():
-        if v is not None and not (hasattr(v, '__len__') and len(v) == 3 and all(0 <= float(c) <= 1 for c in v) and (k == 'mean' or min(v) > 0)): raise OgmError(f'{k} = {v!r} is not possible: give three shares of white, as in (0.5, 0.5, 0.5)')
+        if v is not None and not (hasattr(v, '__len__') and len(v) == 3 and all(is_number(c, 0, 1) and (k == 'mean' or c > 0) for c in getattr(v, 'tolist', lambda: v)())): raise OgmError(f'{k} = {v!r} is not possible: give three shares of white, as in (0.5, 0.5, 0.5)')
 
 # %% ../nbs/13_evaluation.ipynb #16455dc4
 def _student(ds, val, seed, *, recipe, arch, labels, teacher, mean, std, size, device, checkpoint, **kw):
@@ -160,13 +160,14 @@ def evaluate(ds, # `DistilledSet`, or a `Split` of real images
     done, recipe, seeds, device = get_recipe(recipe, **{k: v for k, v in kw.items() if k in vars(plain)}), plain, _seeds(seeds), pick_device(device)
     arch, teacher = arch or default_arch(ds, teacher, size), _in_order(teacher, val, ds) if labels == 'soft' else teacher
     mean, std, size = (given if given is not None else getattr(ds, k, getattr(teacher, k, None)) for k, given in (('mean', mean), ('std', std), ('size', size)))
+    if size is not None and not is_number(size, 1, whole=True): raise OgmError(f'size is {size!r}: give a side in px')
     if mean is None or std is None or size is None: raise OgmError('a plain split has no mean, std and size: pass them, or a teacher')
     called, net = _own(arch, len(ds.classes), size) if callable(arch) else (arch, arch)
     shown = {k: v for k, v in kw.items() if k != 'on_epoch' and (v or k not in ('amp', 'compile'))} # who looks on changes nothing, nor does what is off
     settings, cells = _plain(recipe.told() | {k: v for k, v in shown.items() if v is not None}), getattr(ds, 'factor', 1)
-    key = _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=shown,
+    keyed = lambda recipe, kw: _key(ds, val, recipe=recipe.told(), labels=labels, arch=net, mean=mean, std=std, size=size, teacher=teacher.sha256() if labels == 'soft' else '', kw=kw,
                **dict(factor=cells) if cells > 1 and (done.shuffle or done.scale == 'factor') else {})
-    runs = _known(out, key)
+    key = keyed(done, {k: v for k, v in shown.items() if v is not None and k not in vars(plain) and k not in ('workers', 'save_every')}); runs = _known(out, key, lambda: [keyed(recipe, shown), keyed(recipe, dict(epochs=None) | shown)])
     for s in seeds:
         checkpoint = work and Path(work)/f'student-{key[:8]}-{s}.ckpt'
         new = any_rank(s not in runs) # also when only one of several processes sees the file

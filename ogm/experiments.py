@@ -235,7 +235,7 @@ def run_curves(data:str='digits', # training images, as for `ogm distill`
               ):
     "SGD against Muon (Section 9): one file for each recipe and learning rate."
     names = [f'{n}{"," if ":" in n else ":"}lr={lr}' for n in _names(recipes) for lr in lrs.split(',')] if lrs else _names(recipes); [get_recipe(n) for n in names]
-    with distributed(device) as dev:
+    with distributed(device) as dev, _lock(out):
         src = open_source(data, size=size, val_fraction=0 if val else .2)                                     # with judges from elsewhere, nothing is held out
         if val: other = open_source(val, size=size).val; same_order(src.train, other); src = dataclasses.replace(src, val=other)
         for n in names:

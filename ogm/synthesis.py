@@ -64,7 +64,7 @@ class Settings:
             v = getattr(self, f.name)
             if f.type in (int, float) and is_number(v, whole=f.type is int): setattr(self, f.name, f.type(v))
         n, pair = is_number, lambda v, below: isinstance(v, tuple) and len(v) == 2 and all(is_number(b, 0, 1) and b < below for b in v)
-        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_images=n(self.eta_images, 1, 2**20, whole=True), pupils=n(self.pupils, 0, 2**40, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
+        for k, ok in dict(iters=n(self.iters, 0, 2**40, whole=True), batch=n(self.batch, 1, 2**40, whole=True), lr=n(self.lr, 0, 1e38) and self.lr > 0, gamma=n(self.gamma, 0), eta=n(self.eta, 0), novices=n(self.novices, 1, 2**20, whole=True), age=n(self.age, 1, 2**40, whole=True), eta_layers=n(self.eta_layers, 0, 2**20, whole=True), eta_images=n(self.eta_images, 1, 2**20, whole=True), pupils=n(self.pupils, 0, 2**40, whole=True), eta_share=n(self.eta_share, 1e-6, 1) and abs(1/self.eta_share - round(1/self.eta_share)) < .05, eps=n(self.eps, 0) and self.eps < 1, levels=n(self.levels, 2, 256, whole=True),
                           **{k: getattr(self, k) in v for k, v in CHOICES.items()}, scale=pair(self.scale, 2) and 0 < self.scale[0] <= self.scale[1],
                           betas=pair(self.betas, 1), layers=_is_pattern(self.layers), seed=n(self.seed, whole=True), **{b: isinstance(getattr(self, b), bool) for b in ('orthogonal', 'history', 'patch_views', 'eta_augment')}).items():
             if not ok: raise OgmError(f'{k} = {getattr(self, k)!r} is not possible: ' + (f'choose one of {", ".join(CHOICES[k])}' if k in CHOICES else f'give {_WORDS.get(k, "True or False")}'))
@@ -405,6 +405,7 @@ def _run(self, work=None, every=100, log_every=20):
         while not self.done:
             ce, d = self.step() if self.s.iters else (0., 0.)
             if self.t % log_every == 1 or self.t == self.s.iters:
+                ce = sum_ranks(torch.as_tensor(ce, device=self.device).clone()) # of the whole batch; the distance is
                 self.log.append([self.b, self.t, float(ce), float(d)]); bar.set_postfix(batch=f'{self.b}/{self.n_batches}', ce=f'{float(ce):.3f}', d=f'{float(d):.3f}')
             bar.update(); halt = any_rank(bool(stop))
             if self.t >= self.s.iters: self.advance()
@@ -427,6 +428,7 @@ def distill(source, # `Source` of real images
             **settings, # see `Settings`
            )->DistilledSet: # the synthetic images
     "Orthogonal Gradient Matching (Algorithm 2). Raises `OgmError` on mismatched classes or sizes and on numbers that are not finite."
+    if not is_number(every, 1, whole=True): raise OgmError(f'every is {every!r}: give a number of steps from 1')
     device, s, teacher = pick_device(device), Settings(**settings), teacher.aligned(source)
     if not len(start): raise OgmError('the start has no images: make it with at least one image per class')
     if list(start.classes) != list(source.classes): raise OgmError(f'the start has classes {start.classes[:3]}…, the source {source.classes[:3]}…: make the start from this source')
@@ -494,6 +496,7 @@ def find_row(name:str|Row, # 'ogm', or with changes: 'ogm:gamma=0.5,eps=1e-4'; a
         if not name.title: raise OgmError('a row needs a title, by which its files are called')
         if name.extra and name.synthesis is None: raise OgmError(f'row {name.title!r} has a term and no synthesis: give it one, which may be empty')
         if name.init == 'whole' and name != dataclasses.replace(ROWS['whole'], title=name.title): raise OgmError(f'row {name.title!r} is of all real images as they are: nothing can be done with them')
+        if odd := [k for k in name.synthesis or () if k == 'seed' or k not in vars(Settings())]: raise OgmError(f'row {name.title!r} has {odd[0]!r} among the settings of its synthesis, ' + ('which is of the run' if odd[0] == 'seed' else f'which are {", ".join(vars(Settings()))}'))
         Settings(**(name.synthesis or {})); return _seen_apart(name, name.title)
     base, _, changes = name.partition(':')
     if base not in ROWS: raise OgmError(f'there is no row or preset {base!r}: choose one of {", ".join(ROWS)}')

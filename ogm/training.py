@@ -89,6 +89,8 @@ def _checked(r):
         if getattr(r, k) not in v: raise OgmError(f'{k} must be one of {", ".join(v)}, not {getattr(r, k)!r}')
     for k in ('epochs', 'batch_size', 'lr', 'T'):
         if not is_number(v := getattr(r, k), 0, whole=k in ('epochs', 'batch_size')) or v == 0: raise OgmError(f'{k} must be positive{" and whole"*(k in ("epochs", "batch_size"))}, not {v!r}')
+    if r.lr > 1e38: raise OgmError(f'lr = {r.lr!r} is more than a network can hold: give at most 1e38')
+    if r.optimizer == 'sgd' and r.nesterov and not (isinstance(r.momentum, (list, tuple)) and r.momentum and r.momentum[0]): raise OgmError('nesterov looks ahead along the momentum, and there is none: give a momentum above 0, or nesterov=False')
     if not is_number(r.steps, 0, whole=True): raise OgmError(f'steps must be a whole number, 0 for as many as the epochs make, not {r.steps!r}')
     pair, share = lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(is_number(b, 0, 1) and b < 1 for b in v), lambda v: is_number(v, 0, 1)
     fits = dict(weight_decay=is_number(r.weight_decay, 0), momentum=pair(r.momentum), betas=pair(r.betas), gamma=share(r.gamma), drop_every=share(r.drop_every) and r.drop_every > 0,
@@ -164,9 +166,9 @@ def augment(x:torch.Tensor, # float (b, 3, s, s), 0..255
     "Shuffle, shift, crop and flip, as drawn."
     of, side = (lambda k: d[k][rows].to(x.device, non_blocking=True)), x.shape[-1]
     if 'cells' in d: x = _shuffle(x, factor, of('cells'))
+    if x.shape[-1] != side: x = resize(x, side) # cells that do not fill it
     if 'shift' in d: x = _shift(x, of('shift'), recipe)
     if 'crop' in d: x = crop_resize(x, of('crop'), side)
-    elif x.shape[-1] != side: x = resize(x, side)
     if 'flip' in d: x = torch.where(of('flip')[:, None, None, None], x.flip(-1), x)
     return x
 
@@ -261,7 +263,7 @@ class _Feed:
         self.coming[what] = t + 1, drawn, steps; return images.to(self.device, non_blocking=True)
     def digest(self): # what the images are, for a checkpoint to recognise them
         h = hashlib.sha256(self.labels.cpu().numpy().tobytes())
-        if self.bytes is not None: h.update(self.bytes.cpu().numpy().tobytes())
+        h.update(self.split.digest().encode() if self.bytes is None else self.bytes.cpu().numpy().tobytes())
         return h.hexdigest()
 
 # %% ../nbs/07_training.ipynb #0b18f5ee

@@ -67,7 +67,7 @@ def compute(work):
     r['packed'], r['packed odd'] = (pixels(t.double(), d, {n: G.double() for n, G in T.items()}, b, 10, Double, DoubleNovices(col, 'convnet2-w16', 2, 8, device='cpu'), eta=1., eta_share=.2) for d, b in ((both, 20), (subset(both, 5), 4)))
     r['herding'] = herding_set(src, teacher, 3, factor=2, device='cpu').images
     r['missed'] = missed_set(src, teacher, start, 2, students=2, recipe='ogm-muon:steps=30,scale=0.5', device='cpu').images
-    r['set'] = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu').images
+    r['set'], log = distill(src, teacher, start, target=r['target']['kernel'], batch=20//world_size(), iters=20, device='cpu', log=(log := [])).images, log; r['log'] = torch.tensor(log)
     kw = dict(mean=teacher.mean, std=teacher.std, size=8, device='cpu', seed=1)
     for name, labels in (('ogm-basic', 'hard'), ('rded', 'soft')):                 # the second mixes images across ranks
         net = build_seeded('convnet2-w16-in', 10, 8)

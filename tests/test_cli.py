@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 import ogm.training as ogm_training
 from PIL import Image
 from ogm.cli import COMMANDS, main
-from ogm.core import read_json
+from ogm.core import OgmError, read_json
 from ogm.distilled import DistilledSet, unfold
 from ogm.experiments import read_rows, run_table
 
@@ -310,3 +310,51 @@ def test_two_runs_of_one_name_are_both_shown(run, tmp_path):
 @pytest.mark.parametrize('words,says', [(['train', '--data', 'digits', '--ipc', '0'], 'ipc is 0'), (distil('digits', ''), "names no directory"), (['show', 'RUN', '--out', 'a.jpg'], 'call it a.png'), (['demo', '--ipcs', '1,200'], 'has only'), (['demo', '--ipcs', '1,x'], 'whole numbers from 1')], ids=lambda v: v[0] if isinstance(v, list) else '')
 def test_said_before_any_work(words, says, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path); refused(*[run if w == 'RUN' else w for w in words], says=says); assert not list(tmp_path.iterdir())
+
+def small(seed, n=4): return DistilledSet(torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)), torch.arange(n) % 2, ['a', 'b'])
+
+def test_a_finished_set_outlives_an_overwriting_that_fails(tmp_path, monkeypatch):
+    small(0).save(tmp_path/'set'); was = tree(tmp_path/'set')
+    def full(*a): raise OSError(28, 'No space left on device')
+    for part in ('_images', '_write_parquet', 'card'):
+        with monkeypatch.context() as m, pytest.raises(OgmError, match='No space left'): m.setattr(f'ogm.distilled.{part}', full); small(1).save(tmp_path/'set', overwrite=True)
+        assert tree(tmp_path/'set') == was, part
+    odd = small(1); odd.classes = ['a\udcff', 'b']
+    with pytest.raises(OgmError, match='is not written'): odd.save(tmp_path/'set', overwrite=True)
+    assert tree(tmp_path/'set') == was and torch.equal(DistilledSet.load(tmp_path/'set').images, small(0).images)
+
+def test_a_set_that_was_set_aside_is_put_back_or_told_of(tmp_path, monkeypatch):
+    out = tmp_path/'run'; words = ['distill', '--out', out, '--ipc', '1', '--init', 'random', *TINY]; assert ogm(*words)[0] == 0; was = DistilledSet.load(out).images
+    again = [*words, '--overwrite', '--seed', '1']
+    def nan(*a, **kw): raise OgmError('synthesis stopped: not a number')
+    def stop(*a, **kw): raise KeyboardInterrupt
+    def full(*a, **kw): raise OgmError('cannot write: No space left on device')
+    with monkeypatch.context() as m: m.setattr('ogm.synthesis.Synthesis.run', nan); code, _, said = ogm(*again)
+    assert code == 2 and '.before' not in said and torch.equal(DistilledSet.load(out).images, was)
+    for who, what, told in (('ogm.synthesis.Synthesis.run', stop, ''), ('ogm.synthesis.Synthesis.run', nan, "not a number; the set that was there lies in"), ('ogm.distilled.DistilledSet.save', full, "No space left on device; the set that was there lies in")):
+        with monkeypatch.context() as m: m.setattr(who, what); code, _, said = ogm(*again)
+        assert code == (2 if told else 130) and told in said and torch.equal(DistilledSet.load(out/'.before').images, was), said
+    assert ogm(*again)[0] == 0 and not (out/'.before').exists() and not torch.equal(DistilledSet.load(out).images, was)
+
+def test_scores_go_on_however_their_settings_were_said(tmp_path, monkeypatch):
+    import ogm.evaluation as E
+    ds, val, kw = small(0, 8), small(1, 12).split, dict(arch='convnet1-w4', device='cpu', out=tmp_path/'s.json'); n = 0
+    def student(*a, **k): nonlocal n; n += 1; return was(*a, **k)
+    was = E._student; monkeypatch.setattr(E, '_student', student); first = E.evaluate(ds, val, 'ogm-basic:epochs=2', seeds=1, **kw)
+    for said in (dict(epochs=None), dict(workers=0), dict(epochs=2), dict(save_every=1)): assert E.evaluate(ds, val, 'ogm-basic:epochs=2', seeds=1, **kw | said).last == first.last
+    assert n == 1 and E.evaluate(ds, val, 'ogm-basic', epochs=2, seeds=2, **kw).last[0] == first.last[0] and n == 2
+    with pytest.raises(OgmError, match='other images or settings'): E.evaluate(ds, val, 'ogm-basic:epochs=3', seeds=1, **kw)
+    for bad in (dict(size=0), dict(mean=(0, None, 1)), dict(mean='abc')):
+        with pytest.raises(OgmError, match='size is 0|is not possible'): E.evaluate(ds, val, 'ogm-basic:epochs=2', **kw | bad)
+
+def test_scores_of_an_older_version_go_on(tmp_path, monkeypatch):
+    "Whose key held what had not been asked for, too."
+    import ogm.evaluation as E
+    ds, val, kw = small(0, 8), small(1, 12).split, dict(arch='convnet1-w4', device='cpu', out=tmp_path/'s.json'); E.evaluate(ds, val, 'ogm-basic:epochs=2', seeds=1, **kw)
+    old = read_json(tmp_path/'s.json'); old['key'] = E._key(ds, val, recipe=E.get_recipe('ogm-basic:epochs=2').told(), labels='hard', arch='convnet1-w4', mean=ds.mean, std=ds.std, size=8, teacher='', kw=dict(epochs=None)); (tmp_path/'s.json').write_text(json.dumps(old))
+    monkeypatch.setattr(E, '_student', None); E.evaluate(ds, val, 'ogm-basic:epochs=2', seeds=1, **kw)
+
+def test_odd_devices_and_rows_are_refused(tmp_path):
+    from ogm.core import pick_device; from ogm.synthesis import Row, find_row
+    for f, says in ((lambda: pick_device('meta'), 'cannot be used'), (lambda: find_row(Row(synthesis=dict(foo=1), title='x')), "'foo'"), (lambda: find_row(Row(synthesis=dict(seed=3), title='x')), 'of the run')):
+        with pytest.raises(OgmError, match=says): f()

@@ -1,5 +1,5 @@
 "Opening real and broken sources: every mistake ends in one line that names the culprit."
-import io, json, os, warnings
+import io, json, os, signal, warnings
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
@@ -450,3 +450,20 @@ def test_more_files_move_hardly_a_training_image_to_the_judges(tmp_path):
         now = open_source(tmp_path, val_fraction=.2); leaked = len(names(was.train) & names(now.val)); assert now.digest() != was.digest()
     assert leaked <= 8 and len(names(was.val) & names(now.val)) >= 12, leaked       # of 80; drawn anew it would be 16
     assert open_source(tmp_path, val_fraction=.2).digest() == now.digest()
+
+def test_files_of_the_same_length_are_told_apart(tmp_path):
+    d = folder(tmp_path/'d'); [picture(i).save(f.with_suffix('.bmp')) or f.unlink() for i, f in enumerate(sorted(d.rglob('*.png')))]
+    was = open_source(d).digest(); assert open_source(d).digest() == was
+    [picture(50 + i).save(f) for i, f in enumerate(sorted(d.rglob('*.bmp')))]
+    assert open_source(d).digest() != was
+
+class Pids:
+    "The process that does the work."
+    def __getitem__(self, job): return os.getpid()
+
+def test_ctrl_c_leaves_the_reading_processes_to_the_main_one():
+    got = data.in_workers(Pids(), [[i] for i in range(40)], 40, list, workers=1); (pid,) = next(got); assert pid != os.getpid()
+    os.kill(pid, signal.SIGINT); assert {p for p, in got} == {pid}
+
+def test_a_side_of_one_pixel_is_refused():
+    with pytest.raises(OgmError, match='2 to 8192'): open_source('digits', size=1)

@@ -43,6 +43,10 @@ def test_the_real_target_is_the_same(results):
     for view in ('kernel', 'channel'):
         for n, T in one['target'][view].items(): assert (two['target'][view][n] - T).norm() <= 1e-6*T.norm()
 
+def test_the_log_is_of_the_whole_batch(results):
+    one, two, _ = results
+    assert one['log'].shape == (4, 4) and (two['log']/one['log'] - 1).abs().max() < .02 # batch, step, cross-entropy, distance
+
 def test_the_selection_is_identical(results):
     one, two, _ = results
     assert torch.equal(one['start'], two['start']) and torch.equal(one['scores'], two['scores']) and torch.equal(one['herding'], two['herding'])

@@ -7,7 +7,7 @@ from ogm.core import OgmError, distributed, gather_ranks, rank, rng
 from ogm.data import Split, open_source
 from ogm.models import Teacher, build, load_teacher
 from ogm.polar import polar
-from ogm.training import RECIPES, _Feed, accuracy, build_seeded, channel_stats, fit_teacher, for_few, get_recipe, train
+from ogm.training import RECIPES, _Feed, accuracy, augment, build_seeded, channel_stats, draw, fit_teacher, for_few, get_recipe, train
 
 NORM = dict(mean=(0.5,)*3, std=(0.25,)*3, size=8, device='cpu')
 
@@ -320,3 +320,23 @@ def test_what_the_network_itself_raises_is_left_as_it_is():
         def forward(self, x): raise RuntimeError('its own')
     with pytest.raises(RuntimeError, match='its own') as e: train(Odd(), blobs(), 'sgd', epochs=1, **NORM)
     assert not isinstance(e.value, OgmError)
+
+@pytest.mark.parametrize('side,factor,recipe', [(32, 3, 'rded'), (8, 3, 'ogm-basic:shuffle=True'), (28, 3, 'teacher:shuffle=True'), (7, 2, 'rded')])
+def test_cells_that_do_not_fill_the_image_are_shuffled_all_the_same(side, factor, recipe):
+    r = get_recipe(recipe); x = 255*torch.rand(16, 3, side, side, generator=rng(0, 'cells'))
+    y = augment(x, draw(r, 16, side, factor, False, rng(1, 'cells')), torch.arange(16), r, factor)
+    assert y.shape == x.shape and y.isfinite().all() and y.std() > 10
+
+def test_images_on_disk_tell_one_training_from_another(tmp_path, monkeypatch):
+    "Also where they are not held in memory, and the files are as long as before."
+    from PIL import Image
+    def made(seed):
+        for i, x in enumerate(blobs(8, seed=seed).images): (tmp_path/f'{i % 2}').mkdir(exist_ok=True); Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path/f'{i % 2}'/f'{i}.bmp')
+        return open_source(tmp_path, size=8, val_fraction=0).train
+    monkeypatch.setattr('ogm.data.MEMORY', 100); monkeypatch.setattr('ogm.training.MEMORY', 100)
+    def told(seed): f = _Feed(made(seed), 8, torch.device('cpu')); assert f.bytes is None; return f.digest()
+    assert told(0) == told(0) != told(1)
+
+def test_impossible_steps_are_refused_in_one_line():
+    for bad in ('sgd:nesterov=True,momentum=0', 'ogm-basic:lr=1e300'):
+        with pytest.raises(OgmError, match='momentum above 0|at most 1e38'): get_recipe(bad)
