@@ -187,7 +187,6 @@ def debris(path:str|Path, # run directory
         dirs[:] = [n for n in dirs if not (Path(d)/n/'.lock').exists()]
     return out
 
-
 # %% ../nbs/00_core.ipynb #5d040ff2
 @contextlib.contextmanager
 def run_lock(path:str|Path, # run directory, made if it is missing; yielded back

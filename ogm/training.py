@@ -90,7 +90,6 @@ def _checked(r):
     for k in ('epochs', 'batch_size', 'lr', 'T'):
         if not is_number(v := getattr(r, k), 0, whole=k in ('epochs', 'batch_size')) or v == 0: raise OgmError(f'{k} must be positive{" and whole"*(k in ("epochs", "batch_size"))}, not {v!r}')
     if r.lr > 1e38: raise OgmError(f'lr = {r.lr!r} is more than a network can hold: give at most 1e38')
-    if r.optimizer == 'sgd' and r.nesterov and not (isinstance(r.momentum, (list, tuple)) and r.momentum and r.momentum[0]): raise OgmError('nesterov looks ahead along the momentum, and there is none: give a momentum above 0, or nesterov=False')
     if not is_number(r.steps, 0, whole=True): raise OgmError(f'steps must be a whole number, 0 for as many as the epochs make, not {r.steps!r}')
     pair, share = lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(is_number(b, 0, 1) and b < 1 for b in v), lambda v: is_number(v, 0, 1)
     fits = dict(weight_decay=is_number(r.weight_decay, 0), momentum=pair(r.momentum), betas=pair(r.betas), gamma=share(r.gamma), drop_every=share(r.drop_every) and r.drop_every > 0,
@@ -98,6 +97,7 @@ def _checked(r):
                 **{k: isinstance(getattr(r, k), bool) for k in ('nesterov', 'smooth', 'flip', 'shuffle')})
     for k, ok in fits.items():
         if not ok: raise OgmError(f'{k} = {getattr(r, k)!r} is not possible in a recipe')
+    if r.optimizer == 'sgd' and r.nesterov and not r.momentum[0]: raise OgmError('nesterov looks ahead along the momentum, and there is none: give a momentum above 0, or nesterov=False')
     return r
 
 # %% ../nbs/07_training.ipynb #ce3e0cd6
